@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Words that every layer shares: names, tiers, phases, states. No behaviour beyond their own rules."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Final, Literal
+
+from serverlessllm.errors import InvalidRequestError
+
+Tier = Literal["gpu", "dram", "nvme", "peer", "remote"]
+StartKind = Literal["cold", "warm", "hot"]
+EngineKind = Literal["torch", "simulated"]
+Role = Literal["infer", "admin", "node"]
+FinishReason = Literal["stop", "length"]
+
+PHASES: Final = ("queue", "place", "fetch", "read", "bind", "prefill", "first_token")
+"""The phases of one request's road, in order; each is a duration in milliseconds."""
+
+ReplicaState = Literal["loading", "binding", "ready", "draining", "gone"]
+"""loading: bytes move into the arena · binding: a slot takes the weights · ready: answers ·
+draining: finishes what runs, takes nothing new · gone: unbound, the slot was discarded."""
+
+MAX_MODEL_NAME_BYTES: Final = 200
+_MODEL_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
+_REVISION: Final = re.compile(r"[0-9a-f]{32}")
+
+
+def check_model_name(name: object, *, param: str = "model") -> str:
+    """Return `name` if it is a valid model name, else raise `InvalidRequestError` naming `param`.
+
+    Segments of `[A-Za-z0-9][A-Za-z0-9._-]*` joined by single `/`, at most 200 bytes.
+    """
+    if not isinstance(name, str):
+        raise InvalidRequestError(f"{param}: expected a string", param=param)
+    if len(name.encode("utf-8", "replace")) > MAX_MODEL_NAME_BYTES:
+        raise InvalidRequestError(f"{param}: longer than {MAX_MODEL_NAME_BYTES} bytes", param=param)
+    if not _MODEL_NAME.fullmatch(name):
+        raise InvalidRequestError(
+            f"{param}: {name[:60]!r} is not a model name; use letters, digits, '.', '_' and '-', "
+            "in segments joined by '/', each starting with a letter or digit",
+            param=param,
+        )
+    return name
+
+
+def is_revision(text: str) -> bool:
+    """Whether `text` has the form of a revision: 32 lower-case hex digits."""
+    return bool(_REVISION.fullmatch(text))
+
+
+def mint_id(prefix: str) -> str:
+    """A fresh identifier, `prefix-` and 96 random bits in hex."""
+    return f"{prefix}-{secrets.token_hex(12)}"

@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every message that crosses a process border, one file per border, versioned by `WIRE_VERSION`.
+
+Structs here carry data and its validation; they do no I/O and know no process.
+"""
+
+from typing import Final
+
+WIRE_VERSION: Final = 1
+"""Raised when a message changes incompatibly; an agent reports its own in `/status` and `/events`."""

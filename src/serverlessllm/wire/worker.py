@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Agent ⇄ engine worker: frames on a unix socket.
+
+Frame = 4-byte little-endian length, then one msgpack map tagged by `type`. Both sides speak ids, never text.
+Order: the worker sends `Hello`; the agent sends `Attach` (with the arena's descriptor as SCM_RIGHTS ancillary
+data of the frame's first byte); the worker answers `Attached` or `Failed`; then any number of `Generate` and
+`Cancel` one way, `Tokens` and `Failed` the other. A worker ends when the agent closes the connection.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+import msgspec
+
+from serverlessllm.errors import WireError
+from serverlessllm.types import FinishReason
+
+MAX_FRAME_BYTES: Final = 64 << 20
+_LENGTH: Final = struct.Struct("<I")
+
+
+class TensorSlice(msgspec.Struct, frozen=True, array_like=True):
+    """Where one tensor lies in the attached region. `shape` is row-major, `(out_features, in_features)`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+class TensorGroup(msgspec.Struct, frozen=True, array_like=True):
+    """Members that lie back to back: their fused matrix is one view. `kind`: qkv, gate_up, …"""
+
+    kind: str
+    members: tuple[str, ...]
+    offset: int
+    nbytes: int
+
+
+class ModelLayout(msgspec.Struct, frozen=True):
+    """All that an engine needs to build its views: config and where the tensors lie.
+
+    `architecture` is the checkpoint's `config.json`. `aliases` maps a tied tensor's name to its target.
+    """
+
+    architecture: dict[str, object]
+    tensors: list[TensorSlice]
+    groups: list[TensorGroup]
+    aliases: dict[str, str]
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    """Worker → agent, once: who answers, and that it is primed."""
+
+    wire_version: int
+    pid: int
+    engine: str
+    dtype: str
+    primed_ms: float
+
+
+class Attach(msgspec.Struct, frozen=True, tag="attach"):
+    """Agent → worker, once: bind this revision.
+
+    `extents` are (file offset, nbytes) in the arena file whose descriptor came along; mapped back to back
+    they are the region in which `layout` counts its offsets. No extents: no weights (`simulated`).
+    """
+
+    revision: str
+    layout: ModelLayout
+    extents: list[tuple[int, int]]
+    max_num_seqs: int
+    max_model_len_tokens: int
+    options: dict[str, float] = {}
+
+
+class Attached(msgspec.Struct, frozen=True, tag="attached"):
+    """Worker → agent: the model answers now. `copied_bytes` > 0: the dtype forced a copy."""
+
+    map_ms: float
+    bind_ms: float
+    max_model_len_tokens: int
+    copied_bytes: int = 0
+
+
+class SamplingParams(msgspec.Struct, frozen=True):
+    """Temperature 0 = greedy; top_k 0 = all; top_p 1 and min_p 0 = off; penalties 1, 0, 0 = off."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int = 0
+
+
+class Generate(msgspec.Struct, frozen=True, tag="generate"):
+    """Agent → worker: decode one choice. `generated_ids` were sampled before and are continued."""
+
+    request_id: str
+    prompt_ids: list[int]
+    max_tokens: int
+    sampling: SamplingParams
+    stop_token_ids: list[int]
+    choice: int = 0
+    generated_ids: list[int] = []
+
+
+class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+    """Agent → worker: forget this request; an unknown one is no error."""
+
+    request_id: str
+
+
+class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
+    """One sampled id. A stop id is sent too, with `finish`. Timings are set on the first event only."""
+
+    request_id: str
+    token_id: int
+    choice: int = 0
+    finish: FinishReason | None = None
+    wait_ms: float = 0.0
+    prefill_ms: float = 0.0
+    cached_tokens: int = 0
+
+
+class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
+    """Worker → agent: all ids of one engine step."""
+
+    events: list[TokenEvent]
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """Worker → agent: a request failed (`request_id`) or the attach did (None); `code` as in errors.py."""
+
+    message: str
+    code: str = "engine_error"
+    request_id: str | None = None
+
+
+ToWorker = Attach | Generate | Cancel
+FromWorker = Hello | Attached | Tokens | Failed
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_to_worker: Final[msgspec.msgpack.Decoder[ToWorker]] = msgspec.msgpack.Decoder(ToWorker)
+_from_worker: Final[msgspec.msgpack.Decoder[FromWorker]] = msgspec.msgpack.Decoder(FromWorker)
+
+
+def encode_frame(message: ToWorker | FromWorker) -> bytes:
+    """The message as one frame, length included."""
+    body = _encoder.encode(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+class FrameSplitter:
+    """Cut a byte stream into frames; keeps the unfinished tail. Raises WireError on an absurd length."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Add received bytes, return the bodies of all complete frames."""
+        self._buffer += data
+        bodies: list[bytes] = []
+        start = 0
+        while len(self._buffer) - start >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer, start)
+            if length > MAX_FRAME_BYTES:
+                raise WireError(f"frame of {length} bytes exceeds {MAX_FRAME_BYTES}", source="engine")
+            end = start + _LENGTH.size + length
+            if len(self._buffer) < end:
+                break
+            bodies.append(bytes(self._buffer[start + _LENGTH.size : end]))
+            start = end
+        del self._buffer[:start]
+        return bodies
+
+
+def decode_to_worker(body: bytes) -> ToWorker:
+    """Raises WireError for anything but a known message."""
+    try:
+        return _to_worker.decode(body)
+    except msgspec.MsgspecError as error:
+        raise WireError(f"malformed message to a worker: {error}", source="agent") from error
+
+
+def decode_from_worker(body: bytes) -> FromWorker:
+    """Raises WireError for anything but a known message."""
+    try:
+        return _from_worker.decode(body)
+    except msgspec.MsgspecError as error:
+        raise WireError(f"malformed message from a worker: {error}", source="engine") from error
