@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every metric, once: name, unit, labels, help. `docs/metrics.md` is made from these declarations.
+
+Names follow OpenTelemetry's GenAI conventions where they exist (`gen_ai_server_…`, seconds), else
+`sllm_<noun>_<unit>`. Each process part owns one set in a registry of its own, so that all-in-one mode exposes the
+orchestrator's and the agent's apart, as a cluster does.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+FINE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class OrchestratorMetrics:
+    """What the front measures."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "sllm_requests",
+            "Requests finished, by endpoint, HTTP status and kind of start (cold, warm, hot).",
+            ["endpoint", "status", "start"],
+            registry=registry,
+        )
+        self.start_seconds = Histogram(
+            "sllm_start_seconds",
+            "Duration of a phase of a start (queue, place, fetch, read, bind, prefill, first_token), by the kind "
+            "of start and the tier the bytes came from.",
+            ["start", "tier", "phase"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.time_to_first_token = Histogram(
+            "gen_ai_server_time_to_first_token_seconds",
+            "Arrival of a request to its first token on the wire.",
+            ["model", "start"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.time_per_output_token = Histogram(
+            "gen_ai_server_time_per_output_token_seconds",
+            "Mean time per token after the first, per request (TPOT).",
+            ["model"],
+            buckets=FINE_SECONDS,
+            registry=registry,
+        )
+        self.inter_token_seconds = Histogram(
+            "sllm_inter_token_seconds",
+            "Gap between two reads of a stream that carried tokens (ITL as the proxy sees it).",
+            ["model"],
+            buckets=FINE_SECONDS,
+            registry=registry,
+        )
+        self.held_requests = Gauge(
+            "sllm_held_requests", "Requests that wait for their model to wake.", ["model"], registry=registry
+        )
+        self.streams = Gauge("sllm_streams", "Client streams that are open.", registry=registry)
+        self.wakes = Counter(
+            "sllm_wakes", "Wake-ups by outcome (ok, failed).", ["outcome"], registry=registry
+        )
+        self.retries = Counter(
+            "sllm_retries", "Silent retries before the first byte, by reason.", ["reason"], registry=registry
+        )
+        self.tokens = Counter(
+            "sllm_generated_tokens", "Tokens streamed or returned to clients.", ["model"], registry=registry
+        )
+        self.agents = Gauge("sllm_agents", "Agents, by whether they are alive.", ["alive"], registry=registry)
+
+    def render(self) -> bytes:
+        """Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class AgentMetrics:
+    """What a node measures."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.queue_length = Gauge(
+            "sllm_queue_length",
+            "Requests that wait in a replica's bounded queue.",
+            ["model"],
+            registry=registry,
+        )
+        self.running = Gauge(
+            "sllm_running_requests", "Requests that an engine is decoding.", ["model"], registry=registry
+        )
+        self.replicas = Gauge(
+            "sllm_replicas",
+            "Replicas by state (loading, binding, ready, draining).",
+            ["state"],
+            registry=registry,
+        )
+        self.load_seconds = Histogram(
+            "sllm_load_seconds",
+            "Time to bring a revision's bytes into the arena, by the tier they came from.",
+            ["tier"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.bind_seconds = Histogram(
+            "sllm_bind_seconds",
+            "Time for a slot to take the weights.",
+            ["engine"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.read_bytes = Counter(
+            "sllm_read_bytes", "Bytes read, by source tier.", ["tier"], registry=registry
+        )
+        self.bandwidth = Gauge(
+            "sllm_bandwidth_bytes_per_second",
+            "Observed bandwidth from a tier (EWMA over loads).",
+            ["tier"],
+            registry=registry,
+        )
+        self.arena_bytes = Gauge(
+            "sllm_arena_bytes", "DRAM tier: budget and use.", ["kind"], registry=registry
+        )
+        self.slots = Gauge("sllm_slots", "Slots by engine and state.", ["engine", "state"], registry=registry)
+        self.evictions = Counter(
+            "sllm_evictions", "Revisions removed from the arena to make room.", registry=registry
+        )
+        self.worker_deaths = Counter(
+            "sllm_worker_deaths", "Engine workers that ended unasked.", ["engine"], registry=registry
+        )
+        self.generated_tokens = Counter(
+            "sllm_engine_tokens", "Token ids that engines sampled.", ["model"], registry=registry
+        )
+
+    def render(self) -> bytes:
+        """Prometheus' text format."""
+        return generate_latest(self.registry)

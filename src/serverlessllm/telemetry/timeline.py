@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The road of one request, phase by phase: queue → place → fetch → read → bind → prefill → first_token.
+
+The phases of a request add up to its TTFT: `first_token` is what is left after the others
+(detokenising, framing, the hops between processes). A phase that the road did not touch is 0. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import msgspec
+
+from serverlessllm.types import PHASES, StartKind, Tier
+from serverlessllm.wire.agent import InferTiming, LoadResult
+
+
+class Timeline(msgspec.Struct, kw_only=True):
+    """One request, as `/admin/requests/{id}` and the console show it.
+
+    `arrived_s` is Unix time; all durations are milliseconds. A wait for a wake-up
+    that is shared with others is spread over fetch, read and bind as the load's own phases were.
+    """
+
+    request_id: str
+    model: str
+    endpoint: str
+    arrived_s: float
+    tenant: str = "default"
+    start: StartKind = "hot"
+    tier: Tier | None = None
+    state: str = "held"
+    status: int = 0
+    error: str | None = None
+    revision: str | None = None
+    agent_id: str | None = None
+    attempt: int = 0
+    num_retries: int = 0
+    queue_ms: float = 0.0
+    place_ms: float = 0.0
+    fetch_ms: float = 0.0
+    read_ms: float = 0.0
+    bind_ms: float = 0.0
+    prefill_ms: float = 0.0
+    first_token_ms: float = 0.0
+    ttft_ms: float = 0.0
+    e2e_ms: float = 0.0
+    nbytes: int = 0
+    gbps: float = 0.0
+    possible_gbps: float = 0.0
+    limiting: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    is_stream: bool = False
+
+    def note_wake(self, load: LoadResult, waited_ms: float) -> None:
+        """The request waited `waited_ms` for `load`; it joined late if that is less than the load took.
+
+        The wait is shared out backwards, bind first: who joined late saw the load's end.
+        """
+        self.start, self.tier = load.start, load.tier
+        self.nbytes, self.gbps, self.possible_gbps = load.nbytes, load.gbps, load.possible_gbps
+        self.limiting = load.limiting
+        left = waited_ms
+        for phase in ("bind_ms", "read_ms", "fetch_ms"):
+            share = min(left, float(getattr(load, phase)))
+            setattr(self, phase, share)
+            left -= share
+        self.queue_ms += left
+
+    def note_first_token(self, timing: InferTiming, ttft_ms: float) -> None:
+        """The first event arrived after `ttft_ms`; what no phase claims is `first_token`."""
+        self.queue_ms += timing.queue_ms
+        self.prefill_ms = timing.prefill_ms
+        self.prompt_tokens = timing.prompt_tokens
+        self.ttft_ms = ttft_ms
+        claimed = sum(float(getattr(self, f"{phase}_ms")) for phase in PHASES[:-1])
+        self.first_token_ms = max(0.0, ttft_ms - claimed)
+
+    def phases(self) -> dict[str, float]:
+        """Phase → milliseconds, in the order of the road."""
+        return {phase: round(float(getattr(self, f"{phase}_ms")), 2) for phase in PHASES}
+
+    def server_timing(self) -> str:
+        """The value of a `Server-Timing` header (W3C Server Timing): one metric per phase, and the total."""
+        parts = [f"{phase};dur={duration}" for phase, duration in self.phases().items()]
+        return ", ".join([*parts, f"ttft;dur={self.ttft_ms:.2f}", f'start;desc="{self.start}"'])
+
+    def summary_json(self) -> str:
+        """What the final SSE comment carries: the phases and what a reader needs to judge them."""
+        fields: dict[str, object] = {"start": self.start, "tier": self.tier, **self.phases()}
+        fields |= {"ttft": round(self.ttft_ms, 2), "gbps": round(self.gbps, 3), "nbytes": self.nbytes}
+        return msgspec.json.encode(fields).decode()
+
+
+class TimelineRing:
+    """The live requests and the last finished ones, by request id. Bounded: old finished ones fall out."""
+
+    def __init__(self, max_finished: int) -> None:
+        self._max_finished = max_finished
+        self._by_id: dict[str, Timeline] = {}
+        self._finished: deque[str] = deque()
+
+    def start(self, timeline: Timeline) -> None:
+        self._by_id[timeline.request_id] = timeline
+
+    def finish(self, timeline: Timeline) -> None:
+        """Mark as finished; it stays readable until `max_finished` others have finished."""
+        self._finished.append(timeline.request_id)
+        while len(self._finished) > self._max_finished:
+            self._by_id.pop(self._finished.popleft(), None)
+
+    def get(self, request_id: str) -> Timeline | None:
+        return self._by_id.get(request_id)
+
+    def recent(self, limit: int) -> list[Timeline]:
+        """The newest first, live ones included."""
+        return list(self._by_id.values())[: -limit - 1 : -1]

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Orchestrator ⇄ agent: the bodies of `/load`, `/unload`, `/status`, and the headers of `/infer`.
+
+`/infer` takes the client's body untouched; all that the orchestrator adds travels in headers.
+Every call carries the cluster secret in `x-sllm-secret`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from serverlessllm.errors import WireError
+from serverlessllm.types import ReplicaState, StartKind, Tier, check_model_name, is_revision
+from serverlessllm.wire import WIRE_VERSION
+from serverlessllm.wire.openai import Endpoint
+
+SECRET_HEADER: Final = "x-sllm-secret"
+REQUEST_ID_HEADER: Final = "x-request-id"
+AGENT_TIMING_HEADER: Final = "x-sllm-timing"
+"""Of `/infer`'s response: JSON `InferTiming`."""
+
+
+class LoadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /load`: bring `revision` up as a replica of `model`. Answers when it is ready, or with an error.
+
+    `artifact` is the artifact's directory on this node. `attempt` fences: a lower one than seen is refused.
+    `evict_idle`: whether idle replicas of other models may be unbound to make room.
+    """
+
+    model: str
+    revision: str
+    artifact: str
+    engine: str
+    attempt: int
+    dtype: str = "auto"
+    options: dict[str, float] = {}
+    evict_idle: bool = True
+
+
+class LoadResult(msgspec.Struct, frozen=True):
+    """What the load was: the `tier` the bytes came from, its phases. `start` is hot if it was ready."""
+
+    model: str
+    revision: str
+    attempt: int
+    start: StartKind
+    tier: Tier
+    nbytes: int
+    fetch_ms: float
+    read_ms: float
+    bind_ms: float
+    gbps: float
+    possible_gbps: float
+    limiting: str
+
+
+class UnloadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /unload`: unbind. `drop_bytes` frees the region too; `only_idle` refuses while requests run."""
+
+    model: str
+    revision: str
+    attempt: int
+    only_idle: bool = False
+    drop_bytes: bool = False
+
+
+class UnloadResult(msgspec.Struct, frozen=True):
+    """`unloaded` False: there was nothing to unload, or `only_idle` and it was busy."""
+
+    unloaded: bool
+
+
+class ReplicaStatus(msgspec.Struct, frozen=True):
+    """One replica, as the agent sees it. `idle_s` since its last request ended; 0 while one runs."""
+
+    model: str
+    revision: str
+    attempt: int
+    state: ReplicaState
+    engine: str
+    device_set: str
+    pid: int | None
+    num_running: int
+    num_queued: int
+    idle_s: float
+
+
+class RegionStatus(msgspec.Struct, frozen=True):
+    """One revision's bytes in the arena."""
+
+    revision: str
+    nbytes: int
+    is_complete: bool
+    is_pinned: bool
+
+
+class BandwidthStatus(msgspec.Struct, frozen=True):
+    """Observed bandwidth from one tier: EWMA mean and variance."""
+
+    tier: Tier
+    mean_bytes_per_s: float
+    variance: float
+    num_samples: int
+
+
+class LoadProgressStatus(msgspec.Struct, frozen=True):
+    """A load that is under way."""
+
+    model: str
+    revision: str
+    phase: str
+    done_bytes: int
+    total_bytes: int
+    eta_s: float
+
+
+class AgentStatus(msgspec.Struct, frozen=True):
+    """`GET /status`, and the snapshot of `/events`. `boot_id` changes with each start of the agent."""
+
+    agent_id: str
+    boot_id: str
+    wire_version: int
+    engines: list[str]
+    arena_budget_bytes: int
+    arena_used_bytes: int
+    arena_location: str
+    replicas: list[ReplicaStatus]
+    regions: list[RegionStatus]
+    loads: list[LoadProgressStatus]
+    bandwidths: list[BandwidthStatus]
+    slots: dict[str, int]
+
+
+class InferTiming(msgspec.Struct, frozen=True):
+    """The agent's share of a request's road, sent in the response headers with the first token (ms)."""
+
+    queue_ms: float
+    prefill_ms: float
+    prompt_tokens: int
+    cached_tokens: int = 0
+
+
+class InferHeaders(msgspec.Struct, frozen=True):
+    """All that the orchestrator tells an agent about one request, beside the client's own body.
+
+    `seed` is used where the body has none; `deadline_ms` is
+    what is left of the request's time (0 = none).
+    """
+
+    request_id: str
+    created_s: int
+    endpoint: Endpoint
+    model: str
+    revision: str
+    attempt: int
+    deadline_ms: int
+    tenant: str
+    priority: int
+    cache_salt: str
+    seed: int
+
+    def encode(self) -> dict[str, str]:
+        """As HTTP headers."""
+        return {
+            REQUEST_ID_HEADER: self.request_id,
+            "x-sllm-created": str(self.created_s),
+            "x-sllm-endpoint": self.endpoint,
+            "x-sllm-model": self.model,
+            "x-sllm-revision": self.revision,
+            "x-sllm-attempt": str(self.attempt),
+            "x-sllm-deadline-ms": str(self.deadline_ms),
+            "x-sllm-tenant": self.tenant,
+            "x-sllm-priority": str(self.priority),
+            "x-sllm-cache-salt": self.cache_salt,
+            "x-sllm-seed": str(self.seed),
+            "x-sllm-wire": str(WIRE_VERSION),
+        }
+
+    @classmethod
+    def decode(cls, headers: Mapping[str, str]) -> InferHeaders:
+        """Raises WireError naming the header that is missing or malformed."""
+        endpoint = _text(headers, "x-sllm-endpoint")
+        if endpoint not in ("chat", "completions"):
+            raise WireError(
+                f"header x-sllm-endpoint: {endpoint[:40]!r} is not chat or completions", source="agent"
+            )
+        revision = _text(headers, "x-sllm-revision")
+        if not is_revision(revision):
+            raise WireError("header x-sllm-revision: not 32 hex digits", source="agent")
+        return cls(
+            request_id=_text(headers, REQUEST_ID_HEADER),
+            created_s=_number(headers, "x-sllm-created"),
+            endpoint="chat" if endpoint == "chat" else "completions",
+            model=check_model_name(_text(headers, "x-sllm-model"), param="x-sllm-model"),
+            revision=revision,
+            attempt=_number(headers, "x-sllm-attempt"),
+            deadline_ms=_number(headers, "x-sllm-deadline-ms"),
+            tenant=_text(headers, "x-sllm-tenant"),
+            priority=_number(headers, "x-sllm-priority"),
+            cache_salt=_text(headers, "x-sllm-cache-salt"),
+            seed=_number(headers, "x-sllm-seed"),
+        )
+
+
+def _text(headers: Mapping[str, str], name: str) -> str:
+    value = headers.get(name)
+    if value is None:
+        raise WireError(f"header {name} is missing", source="agent")
+    return value
+
+
+def _number(headers: Mapping[str, str], name: str) -> int:
+    value = _text(headers, name)
+    digits = value[1:] if value.startswith("-") else value
+    if not digits.isdigit() or len(digits) > 20:
+        raise WireError(f"header {name}: {value[:40]!r} is not an integer", source="agent")
+    return int(value)

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`GET /events?from=SEQ` of an agent: one sequenced stream, a snapshot and then what changed.
+
+Each event is `id: SEQ` and `data: JSON` (grammar in `wire/sse.py`), SEQ rising by one. `from` = the last
+SEQ seen: when the agent still holds what came after it, only that is sent, otherwise a new snapshot. Without
+`from`, and after a restart of the agent (another `boot_id`), a snapshot comes first.
+A heartbeat each second says: alive.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from serverlessllm.wire.agent import (
+    AgentStatus,
+    BandwidthStatus,
+    LoadProgressStatus,
+    RegionStatus,
+    ReplicaStatus,
+)
+
+HEARTBEAT_S: Final = 1.0
+
+
+class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
+    """The whole state."""
+
+    status: AgentStatus
+
+
+class ReplicaChanged(msgspec.Struct, frozen=True, tag="replica"):
+    """A replica changed state or load; state `gone` removes it."""
+
+    replica: ReplicaStatus
+
+
+class RegionChanged(msgspec.Struct, frozen=True, tag="region"):
+    """Bytes arrived in or left (`nbytes` 0) the arena."""
+
+    region: RegionStatus
+    arena_used_bytes: int
+
+
+class LoadProgressed(msgspec.Struct, frozen=True, tag="load"):
+    """A load moved on."""
+
+    load: LoadProgressStatus
+
+
+class LoadEnded(msgspec.Struct, frozen=True, tag="load_ended"):
+    """A load is over; `error` is None when it succeeded."""
+
+    model: str
+    revision: str
+    error: str | None
+
+
+class BandwidthChanged(msgspec.Struct, frozen=True, tag="bandwidth"):
+    """A transfer fed the estimate."""
+
+    bandwidth: BandwidthStatus
+
+
+class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
+    """Nothing changed."""
+
+    boot_id: str
+
+
+AgentEvent = (
+    Snapshot | ReplicaChanged | RegionChanged | LoadProgressed | LoadEnded | BandwidthChanged | Heartbeat
+)

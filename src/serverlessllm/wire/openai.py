@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The OpenAI API's requests as we take them: every field typed and bounded, none ignored in silence.
+
+A field that we do not know is 400; one that the API has and we do not implement is 400
+`unsupported_parameter` unless it carries the value that means "off".
+Knows no model: context length and templates are checked by the agent that has them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final, Literal
+
+import msgspec
+
+from serverlessllm.errors import InvalidRequestError, UnsupportedFieldError
+from serverlessllm.types import check_model_name
+from serverlessllm.wire.worker import SamplingParams
+
+MAX_STOPS: Final = 16
+MAX_STOP_BYTES: Final = 1024
+MAX_MESSAGES: Final = 4096
+MAX_TOKENS_BOUND: Final = 1 << 22
+DEFAULT_COMPLETION_MAX_TOKENS: Final = 16
+"""OpenAI's default for `/v1/completions`; chat has none: it runs until a stop or the context's end."""
+
+
+class TextPart(msgspec.Struct, frozen=True, tag="text", tag_field="type"):
+    """One text part of a message's content."""
+
+    text: str
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One chat message. Content is text, or a list of text parts that are joined."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The content as one string; None counts as empty."""
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content)
+        return self.content or ""
+
+
+class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`include_usage`: one more chunk with empty choices and the usage, before `[DONE]`."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What chat and completions share. `Any` fields exist only to be refused when they ask for something."""
+
+    model: str
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    ignore_eos: bool | None = None
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+    n: int | None = None
+    logit_bias: dict[str, float] | None = None
+
+    @property
+    def is_stream(self) -> bool:
+        return bool(self.stream)
+
+    @property
+    def include_usage(self) -> bool:
+        return self.is_stream and self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def stops(self) -> list[str]:
+        """Stop strings, as a list."""
+        return [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
+
+    def sampling(self, default_seed: int) -> SamplingParams:
+        """The drawing parameters with OpenAI's defaults; `default_seed` where the caller gave none."""
+        return SamplingParams(
+            temperature=_or(self.temperature, 1.0),
+            top_p=_or(self.top_p, 1.0),
+            top_k=max(0, int(_or(self.top_k, 0))),
+            min_p=_or(self.min_p, 0.0),
+            repetition_penalty=_or(self.repetition_penalty, 1.0),
+            presence_penalty=_or(self.presence_penalty, 0.0),
+            frequency_penalty=_or(self.frequency_penalty, 0.0),
+            seed=default_seed if self.seed is None else self.seed & 0xFFFF_FFFF_FFFF_FFFF,
+        )
+
+
+class ChatRequest(_Request, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`POST /v1/chat/completions`."""
+
+    messages: list[Message]
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    functions: Any = None
+    function_call: Any = None
+    response_format: Any = None
+    service_tier: str | None = None
+    store: bool | None = None
+    reasoning_effort: str | None = None
+    modalities: list[str] | None = None
+    audio: Any = None
+    prediction: Any = None
+    web_search_options: Any = None
+    verbosity: str | None = None
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
+
+    @property
+    def token_limit(self) -> int | None:
+        """How many tokens may be generated; None = until a stop or the context's end."""
+        return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+
+
+class CompletionRequest(_Request, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`POST /v1/completions`. One prompt: text or token ids (a list of one is taken, a batch is refused)."""
+
+    prompt: str | list[str] | list[int] | list[list[int]]
+    best_of: int | None = None
+    echo: bool | None = None
+    logprobs: int | None = None
+    suffix: str | None = None
+
+    @property
+    def token_limit(self) -> int | None:
+        return DEFAULT_COMPLETION_MAX_TOKENS if self.max_tokens is None else self.max_tokens
+
+    @property
+    def single_prompt(self) -> str | list[int]:
+        """The one prompt. Raises UnsupportedFieldError for a batch, InvalidRequestError for an empty list."""
+        prompt = self.prompt
+        if isinstance(prompt, str):
+            return prompt
+        if not prompt:
+            raise InvalidRequestError("prompt: must not be empty", param="prompt")
+        if isinstance(prompt[0], int):
+            return [int(token) for token in prompt if isinstance(token, int)]
+        if len(prompt) > 1:
+            raise UnsupportedFieldError(
+                "prompt: one prompt per request; send the others on their own", param="prompt"
+            )
+        only = prompt[0]
+        return only if isinstance(only, str) else list(only)
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+_NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
+    "n": (1,),
+    "best_of": (1,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "logit_bias": ({},),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "modalities": (["text"],),
+    "echo": (False,),
+    "suffix": ("",),
+    "reasoning_effort": (),
+    "audio": (),
+    "prediction": (),
+    "web_search_options": (),
+    "verbosity": (),
+}
+"""Unsupported fields, each with the values that ask for nothing."""
+
+_BOUNDS: Final[dict[str, tuple[float, float]]] = {
+    "max_tokens": (1, MAX_TOKENS_BOUND),
+    "max_completion_tokens": (1, MAX_TOKENS_BOUND),
+    "temperature": (0.0, 2.0),
+    "top_p": (0.0, 1.0),
+    "top_k": (-1, MAX_TOKENS_BOUND),
+    "min_p": (0.0, 1.0),
+    "repetition_penalty": (0.01, 100.0),
+    "presence_penalty": (-2.0, 2.0),
+    "frequency_penalty": (-2.0, 2.0),
+    "seed": (-(2**63), 2**64 - 1),
+}
+
+
+def _check_fields(request: ChatRequest | CompletionRequest) -> None:
+    check_model_name(request.model)
+    for name, neutral in _NEUTRAL.items():
+        value = getattr(request, name, None)
+        if value is None or any(value == off and type(value) is type(off) for off in neutral):
+            continue
+        raise UnsupportedFieldError(f"{name}: not supported by this server yet; leave it out", param=name)
+    for name, (low, high) in _BOUNDS.items():
+        value = getattr(request, name, None)
+        if value is not None and not low <= value <= high:
+            raise InvalidRequestError(
+                f"{name}: {value} is out of range; must be between {low} and {high}", param=name
+            )
+    if request.top_p == 0.0:
+        raise InvalidRequestError("top_p: must be greater than 0", param="top_p")
+    if request.stream_options is not None and not request.is_stream:
+        raise InvalidRequestError("stream_options: only with stream: true", param="stream_options")
+    stops = request.stops
+    if len(stops) > MAX_STOPS:
+        raise InvalidRequestError(f"stop: at most {MAX_STOPS} strings", param="stop")
+    if any(not stop or len(stop.encode("utf-8", "replace")) > MAX_STOP_BYTES for stop in stops):
+        raise InvalidRequestError(f"stop: strings of 1 to {MAX_STOP_BYTES} bytes", param="stop")
+
+
+_chat_decoder: Final = msgspec.json.Decoder(ChatRequest)
+_completion_decoder: Final = msgspec.json.Decoder(CompletionRequest)
+_UNKNOWN: Final = re.compile(r"unknown field `([^`]+)`")
+_MISSING: Final = re.compile(r"missing required field `([^`]+)`")
+_PATH: Final = re.compile(r" - at `\$\.?([^`]*)`")
+
+
+def field_error(error: msgspec.MsgspecError) -> InvalidRequestError:
+    """Turn msgspec's message into one that names the field as the caller wrote it (`messages[0].content`)."""
+    text = str(error)
+    path = match[1] if (match := _PATH.search(text)) else ""
+    named = _UNKNOWN.search(text) or _MISSING.search(text)
+    if named:
+        path = f"{path}.{named[1]}" if path else named[1]
+    if isinstance(error, msgspec.ValidationError):
+        return InvalidRequestError(f"{path or 'body'}: {_PATH.sub('', text)}", param=path or None)
+    return InvalidRequestError(f"body: not valid JSON ({text})")
+
+
+def parse_chat(body: bytes) -> ChatRequest:
+    """Decode and check a chat request. Raises InvalidRequestError, UnsupportedFieldError naming the field."""
+    try:
+        request = _chat_decoder.decode(body)
+    except msgspec.MsgspecError as error:
+        raise field_error(error) from error
+    except RecursionError as error:
+        raise InvalidRequestError("body: nested too deeply") from error
+    _check_fields(request)
+    if not request.messages:
+        raise InvalidRequestError("messages: must not be empty", param="messages")
+    if len(request.messages) > MAX_MESSAGES:
+        raise InvalidRequestError(f"messages: at most {MAX_MESSAGES}", param="messages")
+    return request
+
+
+def parse_completion(body: bytes) -> CompletionRequest:
+    """Decode and check a completion request; raises as `parse_chat`."""
+    try:
+        request = _completion_decoder.decode(body)
+    except msgspec.MsgspecError as error:
+        raise field_error(error) from error
+    except RecursionError as error:
+        raise InvalidRequestError("body: nested too deeply") from error
+    _check_fields(request)
+    prompt = request.single_prompt
+    if isinstance(prompt, list) and any(not 0 <= token < 2**31 for token in prompt):
+        raise InvalidRequestError("prompt: token ids must be non-negative 32-bit integers", param="prompt")
+    return request
+
+
+Endpoint = Literal["chat", "completions"]
+
+
+def parse(endpoint: Endpoint, body: bytes) -> ChatRequest | CompletionRequest:
+    """`parse_chat` or `parse_completion`."""
+    return parse_chat(body) if endpoint == "chat" else parse_completion(body)
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Token counts of one answer; `completion_tokens` counts every id sampled, stop ids included."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
