@@ -1,0 +1,46 @@
+# Everything runs from a .venv in the repository; a fresh machine needs python3 (3.11 or 3.12), make and nothing else.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+export PYTHONDONTWRITEBYTECODE = 1
+
+.PHONY: demo serve check test test-nightly bench clean
+
+demo: $(READY)                ## set up, start the platform, wake a real model from disk, print its timeline, stop
+	$(BIN)/python scripts/demo.py
+
+serve: $(READY)               ## the same, stays up on http://127.0.0.1:8343 (console at /)
+	$(BIN)/python scripts/demo.py --stay
+
+check: $(READY)               ## what CI checks before it runs a test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+test: $(READY) system-packages demo-model     ## all tests but the nightly ones
+	$(BIN)/python -m pytest -m "not nightly and not gpu"
+
+test-nightly: $(READY) system-packages demo-model
+	$(BIN)/python -m pytest -m "nightly" --timeout 3600
+
+bench: $(READY) demo-model    ## every benchmark, its short form; results in benchmarks/*/results
+	$(BIN)/sllm bench cold-start
+
+.PHONY: system-packages demo-model
+system-packages:
+	@scripts/install-system-packages.sh
+
+demo-model: $(READY)
+	@$(BIN)/python scripts/fetch_demo_model.py .demo/model
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[engine,ingest,bench,dev]"
+	@touch $(READY)
+
+clean:
+	rm -rf $(VENV) .demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The data directory of a node: what lies where, who owns it, and the secret that its processes share."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from pathlib import Path
+
+from serverlessllm.errors import ConfigError, ConflictError
+
+
+class DataDir:
+    """`artifacts/ logs/ run/ arena/ metadata.sqlite secret profile.json`, owned by one process at a time.
+
+    Opening takes a lock that ends with the process, however it ends. Raises ConflictError when another process
+    holds it, ConfigError when the directory cannot be used.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            for folder in (path, self.artifacts, self.logs):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock_fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot use data directory {path}: {error}; choose another with --data-dir", param="data_dir"
+            ) from error
+        self._take_lock()
+
+    @property
+    def artifacts(self) -> Path:
+        return self.path / "artifacts"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def metadata(self) -> Path:
+        return self.path / "metadata.sqlite"
+
+    def _take_lock(self) -> None:
+        try:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._lock_fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(self._lock_fd)
+            raise ConflictError(
+                f"data directory {self.path} is in use by process {holder}; stop it, or choose another with --data-dir"
+            ) from None
+        os.ftruncate(self._lock_fd, 0)
+        os.pwrite(self._lock_fd, str(os.getpid()).encode(), 0)
+
+    def secret(self) -> str:
+        """The cluster secret: made at first use, kept in a file that only its owner can read."""
+        path = self.path / "secret"
+        try:
+            return path.read_text().strip()
+        except FileNotFoundError:
+            secret = secrets.token_urlsafe(32)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(fd, "w") as file:
+                file.write(secret)
+            return secret
+
+    def close(self) -> None:
+        """Give the directory back."""
+        os.close(self._lock_fd)
