@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bodies of `/admin/*`: what operators, the CLI and the console send to and read from the orchestrator.
+
+Durations are milliseconds (`_ms`) or seconds (`_s`), sizes bytes. `*_s` fields named after an event
+(`created_s`, `arrived_s`) are Unix time. Knows no HTTP and no store.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+from serverlessllm.errors import InvalidRequestError
+from serverlessllm.types import EngineKind, Role, StartKind, Tier, check_model_name
+from serverlessllm.wire.agent import AgentStatus, LoadProgressStatus, ReplicaStatus
+from serverlessllm.wire.openai import field_error
+
+ModelState = Literal["registering", "ready", "failed"]
+"""registering: its source is being fetched and converted · ready: may be called · failed: see `error`."""
+
+RequestState = Literal["held", "running", "done", "failed", "cancelled"]
+"""held: its model wakes · running: sent to an agent · the others: finished, with `status` and `error`."""
+
+DECISION_VERSION: Final = 1
+MAX_SOURCE_BYTES: Final = 4096
+MAX_KEY_NAME_BYTES: Final = 200
+MAX_OPTIONS: Final = 64
+
+
+class AddModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /admin/models`. `source` is a path on the server, or what the ingest service can fetch.
+
+    `dtype` rounds the weights once, at conversion (None keeps them). `keep_alive_s` None takes the server's.
+    `options` go to the engine as they are.
+    """
+
+    name: str
+    source: str
+    engine: EngineKind = "torch"
+    dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    keep_alive_s: float | None = None
+    options: dict[str, float] = {}
+
+
+def parse_add_model(body: bytes) -> AddModel:
+    """Decode and check. Raises InvalidRequestError naming the field."""
+    try:
+        request = msgspec.json.decode(body, type=AddModel)
+    except msgspec.MsgspecError as error:
+        raise field_error(error) from error
+    except RecursionError as error:
+        raise InvalidRequestError("body: nested too deeply") from error
+    check_model_name(request.name, param="name")
+    if not 0 < len(request.source.encode("utf-8", "replace")) <= MAX_SOURCE_BYTES or "\0" in request.source:
+        raise InvalidRequestError(
+            f"source: a text of 1 to {MAX_SOURCE_BYTES} bytes without NUL", param="source"
+        )
+    if request.keep_alive_s is not None and not 0 <= request.keep_alive_s < float("inf"):
+        raise InvalidRequestError("keep_alive_s: must not be negative", param="keep_alive_s")
+    if len(request.options) > MAX_OPTIONS:
+        raise InvalidRequestError(f"options: at most {MAX_OPTIONS}", param="options")
+    return request
+
+
+class IngestProgress(msgspec.Struct, frozen=True):
+    """How far a registration is; `total_bytes` 0 while it is not known yet."""
+
+    job_id: str
+    phase: str
+    done_bytes: int
+    total_bytes: int
+
+
+class ReplicaView(msgspec.Struct, frozen=True):
+    """One replica of a model, and the agent that has it."""
+
+    agent_id: str
+    status: ReplicaStatus
+
+
+class ModelView(msgspec.Struct, frozen=True, kw_only=True):
+    """A registered model. `tier` is the fastest place that holds its bytes now (None: not known to be anywhere).
+
+    `loads` are under way; `num_held` requests wait for the model to wake.
+    """
+
+    name: str
+    source: str
+    engine: EngineKind
+    dtype: str | None
+    state: ModelState
+    revision: str | None
+    nbytes: int
+    created_s: float
+    keep_alive_s: float
+    options: dict[str, float]
+    error: str | None = None
+    progress: IngestProgress | None = None
+    tier: Tier | None = None
+    replicas: list[ReplicaView] = []
+    loads: list[LoadProgressStatus] = []
+    num_held: int = 0
+
+
+class ModelList(msgspec.Struct, frozen=True):
+    """`GET /admin/models`, by name."""
+
+    models: list[ModelView]
+
+
+class Stopped(msgspec.Struct, frozen=True):
+    """`POST /admin/models/{name}/stop`: how many replicas were unbound."""
+
+    num_unloaded: int
+
+
+class Deleted(msgspec.Struct, frozen=True):
+    """`DELETE`: what was removed, by its name or id."""
+
+    deleted: str
+
+
+class AgentView(msgspec.Struct, frozen=True):
+    """One agent that we follow. `silent_s` since its last event; `status` is None until the first one."""
+
+    address: str
+    is_alive: bool
+    silent_s: float
+    status: AgentStatus | None
+
+
+class AgentList(msgspec.Struct, frozen=True):
+    """`GET /admin/agents`."""
+
+    agents: list[AgentView]
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """One (agent, device set) that a decision looked at.
+
+    `rejected` says which filter dropped it; else `terms_s` are the expected seconds by
+    reason (queue, load) before weighting and `score_s` their weighted sum.
+    """
+
+    agent_id: str
+    device_set: str
+    rejected: str | None = None
+    terms_s: dict[str, float] = {}
+    score_s: float | None = None
+
+
+class PlacementDecision(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a replica is where it is. `probability` is the chance with which the pick was made among ties."""
+
+    model: str
+    revision: str
+    attempt: int
+    decided_s: float
+    candidates: list[Candidate]
+    weights: dict[str, float]
+    picked: str | None
+    probability: float
+    version: int = DECISION_VERSION
+    wake_ms: float | None = None
+    outcome: str | None = None
+
+
+class RequestView(msgspec.Struct, frozen=True, kw_only=True):
+    """One request's road. `phases` has every phase in order (queue … first_token), in milliseconds.
+
+    `ttft_ms` and `e2e_ms` count from arrival; 0 while not reached. `gbps` are 10⁹ bytes/s of its load.
+    """
+
+    request_id: str
+    model: str
+    endpoint: str
+    arrived_s: float
+    state: RequestState
+    status: int
+    error: str | None
+    is_stream: bool
+    start: StartKind
+    tier: Tier | None
+    revision: str | None
+    agent_id: str | None
+    attempt: int
+    num_retries: int
+    phases: dict[str, float]
+    ttft_ms: float
+    e2e_ms: float
+    nbytes: int
+    gbps: float
+    possible_gbps: float
+    limiting: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class RequestList(msgspec.Struct, frozen=True):
+    """`GET /admin/requests`, the newest first."""
+
+    requests: list[RequestView]
+
+
+class RequestDetail(msgspec.Struct, frozen=True):
+    """`GET /admin/requests/{id}`. `decision` placed the replica that served it; None when it is not kept."""
+
+    request: RequestView
+    decision: PlacementDecision | None
+
+
+class CreateKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /admin/keys`."""
+
+    name: str
+    role: Role = "infer"
+
+
+def parse_create_key(body: bytes) -> CreateKey:
+    """Decode and check. Raises InvalidRequestError naming the field."""
+    try:
+        request = msgspec.json.decode(body, type=CreateKey)
+    except msgspec.MsgspecError as error:
+        raise field_error(error) from error
+    if (
+        not 0 < len(request.name.encode("utf-8", "replace")) <= MAX_KEY_NAME_BYTES
+        or not request.name.isprintable()
+    ):
+        raise InvalidRequestError(f"name: 1 to {MAX_KEY_NAME_BYTES} bytes of printable text", param="name")
+    return request
+
+
+class KeyView(msgspec.Struct, frozen=True):
+    """An API key without its secret."""
+
+    id: str
+    name: str
+    role: Role
+    created_s: float
+
+
+class KeyList(msgspec.Struct, frozen=True):
+    """`GET /admin/keys`."""
+
+    keys: list[KeyView]
+
+
+class KeyCreated(msgspec.Struct, frozen=True):
+    """Answer to `POST /admin/keys`: the only time that `secret` is shown."""
+
+    key: KeyView
+    secret: str
+
+
+class ConsoleSnapshot(msgspec.Struct, frozen=True):
+    """Each event of `GET /admin/events`: all that the console draws."""
+
+    now_s: float
+    models: list[ModelView]
+    agents: list[AgentView]
+    requests: list[RequestView]
