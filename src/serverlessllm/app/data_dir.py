@@ -49,7 +49,7 @@ class DataDir:
             holder = os.pread(self._lock_fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(self._lock_fd)
             raise ConflictError(
-                f"data directory {self.path} is in use by process {holder}; stop it, or choose another with --data-dir"
+                f"data directory {self.path} is in use by process {holder}; stop it, or choose another directory"
             ) from None
         os.ftruncate(self._lock_fd, 0)
         os.pwrite(self._lock_fd, str(os.getpid()).encode(), 0)
