@@ -135,7 +135,7 @@ class ChatRequest(_Request, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 class CompletionRequest(_Request, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`POST /v1/completions`. One prompt: text or token ids (a list of one is taken, a batch is refused)."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | list[str | int | list[int]]
     best_of: int | None = None
     echo: bool | None = None
     logprobs: int | None = None
@@ -147,20 +147,19 @@ class CompletionRequest(_Request, frozen=True, forbid_unknown_fields=True, kw_on
 
     @property
     def single_prompt(self) -> str | list[int]:
-        """The one prompt. Raises UnsupportedFieldError for a batch, InvalidRequestError for an empty list."""
+        """The one prompt, empty when the list was. Raises UnsupportedFieldError for a batch."""
         prompt = self.prompt
         if isinstance(prompt, str):
             return prompt
-        if not prompt:
-            raise InvalidRequestError("prompt: must not be empty", param="prompt")
-        if isinstance(prompt[0], int):
-            return [int(token) for token in prompt if isinstance(token, int)]
+        ids = [token for token in prompt if isinstance(token, int)]
+        if len(ids) == len(prompt):
+            return ids
         if len(prompt) > 1:
             raise UnsupportedFieldError(
-                "prompt: one prompt per request; send the others on their own", param="prompt"
+                "prompt: one prompt per request, text or token ids; send the others on their own",
+                param="prompt",
             )
-        only = prompt[0]
-        return only if isinstance(only, str) else list(only)
+        return next((only for only in prompt if not isinstance(only, int)), [])
 
 
 def _or(value: float | None, default: float) -> float:
@@ -274,6 +273,8 @@ def parse_completion(body: bytes) -> CompletionRequest:
         raise InvalidRequestError("body: nested too deeply") from error
     _check_fields(request)
     prompt = request.single_prompt
+    if not prompt:
+        raise InvalidRequestError("prompt: must not be empty", param="prompt")
     if isinstance(prompt, list) and any(not 0 <= token < 2**31 for token in prompt):
         raise InvalidRequestError("prompt: token ids must be non-negative 32-bit integers", param="prompt")
     return request
