@@ -24,6 +24,7 @@
     │   ├── ReplicaGoneError         409  (agent → orchestrator) unbound meanwhile: place again
     │   ├── StaleAttemptError        409  (agent → orchestrator) a newer attempt owns the replica
     │   ├── EngineError              500  an engine reported a failure of its own
+    │   ├── UnreachableError         503  (in a client) no server answers at the address
     │   └── MetadataUnavailableError 503  the metadata store cannot be reached
     ├── CheckpointError              400  a checkpoint is not what it claims; `param` names where
     │   ├── CheckpointFormatError         structure: magic, version, overlap, names, sizes, …
@@ -217,6 +218,13 @@ class MetadataUnavailableError(ServiceError):
     """The metadata store cannot be reached; routing goes on with the last view."""
 
     code = "metadata_unavailable"
+    http_status = 503
+
+
+class UnreachableError(ServiceError):
+    """In a client of ours: no server answers at the address, or the connection broke."""
+
+    code = "unreachable"
     http_status = 503
 
 

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every call of the orchestrator's `/admin` API and of its chat, as data: what to send, what comes back.
+
+The synchronous and the asynchronous client send these; neither says anything about the wire itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypedDict
+
+from serverlessllm.sdk.request import Call, segment
+from serverlessllm.types import EngineKind, Role
+from serverlessllm.wire.admin import (
+    AddModel,
+    AgentList,
+    CreateKey,
+    Deleted,
+    KeyCreated,
+    KeyList,
+    ModelList,
+    ModelView,
+    RequestDetail,
+    RequestList,
+    Stopped,
+)
+
+
+class ModelSettings(TypedDict, total=False):
+    """What `AddModel` has beside name and source; what is left out takes its default."""
+
+    engine: EngineKind
+    dtype: Literal["bfloat16", "float16", "float32"] | None
+    keep_alive_s: float | None
+    options: dict[str, float]
+
+
+def list_models() -> Call[ModelList]:
+    return Call("GET", "/admin/models", ModelList)
+
+
+def get_model(name: str) -> Call[ModelView]:
+    return Call("GET", f"/admin/models/{segment(name)}", ModelView)
+
+
+def add_model(name: str, source: str, settings: ModelSettings) -> Call[ModelView]:
+    return Call("POST", "/admin/models", ModelView, AddModel(name, source, **settings))
+
+
+def remove_model(name: str) -> Call[Deleted]:
+    return Call("DELETE", f"/admin/models/{segment(name)}", Deleted)
+
+
+def stop_model(name: str, drop_bytes: bool) -> Call[Stopped]:
+    body: dict[str, object] = {"drop_bytes": True} if drop_bytes else {}
+    return Call("POST", f"/admin/models/{segment(name)}/stop", Stopped, body)
+
+
+def list_agents() -> Call[AgentList]:
+    return Call("GET", "/admin/agents", AgentList)
+
+
+def list_requests(limit: int) -> Call[RequestList]:
+    return Call("GET", "/admin/requests", RequestList, params={"limit": str(limit)})
+
+
+def get_request(request_id: str) -> Call[RequestDetail]:
+    return Call("GET", f"/admin/requests/{segment(request_id)}", RequestDetail)
+
+
+def create_key(name: str, role: Role) -> Call[KeyCreated]:
+    return Call("POST", "/admin/keys", KeyCreated, CreateKey(name, role))
+
+
+def list_keys() -> Call[KeyList]:
+    return Call("GET", "/admin/keys", KeyList)
+
+
+def revoke_key(key_id: str) -> Call[Deleted]:
+    return Call("DELETE", f"/admin/keys/{segment(key_id)}", Deleted)
+
+
+def chat(
+    model: str, messages: Sequence[Mapping[str, object]], parameters: Mapping[str, object]
+) -> Call[object]:
+    """A streamed chat completion; parameters that are None are left to the server."""
+    given = {name: value for name, value in parameters.items() if value is not None}
+    body: dict[str, object] = {
+        **given,
+        "model": model,
+        "messages": [dict(message) for message in messages],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    return Call("POST", "/v1/chat/completions", object, body)

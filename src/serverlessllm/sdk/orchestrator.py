@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clients of an orchestrator: `Client` blocks, `AsyncClient` awaits; both send the calls of `calls.py`.
+
+Every method raises the typed error that the server sent, UnreachableError when no answer came, WireError when
+the answer is not ours. Closing a chat's iterator cancels the request on the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Final, Self, TypeVar, Unpack
+
+import httpx
+
+from serverlessllm.errors import ModelLoadError
+from serverlessllm.sdk import calls
+from serverlessllm.sdk.request import (
+    DEFAULT_URL,
+    STREAM_TIMEOUT,
+    Call,
+    RequestBuilder,
+    raise_for_error,
+    unreachable,
+)
+from serverlessllm.sdk.start_summary import StartSummary
+from serverlessllm.sdk.stream import StreamItem, StreamParser, TimelineComment
+from serverlessllm.types import Role
+from serverlessllm.wire.admin import (
+    AgentView,
+    KeyCreated,
+    KeyView,
+    ModelView,
+    RequestDetail,
+    RequestView,
+)
+
+T = TypeVar("T")
+Message = Mapping[str, object]
+POLL_S: Final = 0.2
+
+
+def ended_registration(view: ModelView) -> bool:
+    """Whether the model may be called now. Raises ModelLoadError when its registration failed."""
+    if view.state == "failed":
+        raise ModelLoadError(f"{view.name} could not be registered: {view.error}", source="ingest")
+    return view.state == "ready"
+
+
+def _headers_summary(response: httpx.Response) -> list[StreamItem]:
+    """What `Server-Timing` says, when the headers left together with the first token."""
+    summary = StartSummary.from_server_timing(response.headers.get("server-timing", ""))
+    return [TimelineComment(summary)] if summary is not None else []
+
+
+class Client:
+    """A blocking client; use it in a `with`, or `close` it."""
+
+    def __init__(self, base_url: str = DEFAULT_URL, *, api_key: str | None = None) -> None:
+        """Raises ConfigError for a malformed URL or key. Connects at the first call."""
+        self._builder = RequestBuilder(base_url, api_key)
+        self._http = httpx.Client(trust_env=self._builder.trust_env, verify=self._builder.verify)
+
+    def models(self) -> list[ModelView]:
+        """Every registered model, by name."""
+        return self._send(calls.list_models()).models
+
+    def get_model(self, name: str) -> ModelView:
+        """Raises ModelNotFoundError."""
+        return self._send(calls.get_model(name))
+
+    def add_model(
+        self,
+        name: str,
+        source: str,
+        *,
+        wait: bool = False,
+        on_progress: Callable[[ModelView], None] | None = None,
+        **settings: Unpack[calls.ModelSettings],
+    ) -> ModelView:
+        """Register a model from `source`, a path on the server. `wait` returns once it may be called, telling
+        `on_progress` meanwhile.
+
+        Raises: ConflictError when the name is taken; with `wait` ModelLoadError when its source failed.
+        """
+        view = self._send(calls.add_model(name, source, settings))
+        while wait and not ended_registration(view):
+            if on_progress is not None:
+                on_progress(view)
+            time.sleep(POLL_S)
+            view = self.get_model(name)
+        return view
+
+    def remove_model(self, name: str) -> None:
+        """Unregister it and delete its bytes. Raises ModelNotFoundError."""
+        self._send(calls.remove_model(name))
+
+    def stop_model(self, name: str, *, drop_bytes: bool = False) -> int:
+        """Unbind its replicas, and free its memory if `drop_bytes`; how many replicas there were."""
+        return self._send(calls.stop_model(name, drop_bytes)).num_unloaded
+
+    def agents(self) -> list[AgentView]:
+        """Every agent that the orchestrator follows."""
+        return self._send(calls.list_agents()).agents
+
+    def requests(self, limit: int = 50) -> list[RequestView]:
+        """Live and recent requests, the newest first."""
+        return self._send(calls.list_requests(limit)).requests
+
+    def request(self, request_id: str) -> RequestDetail:
+        """One request's road and the decision that placed it. Raises NotFoundError."""
+        return self._send(calls.get_request(request_id))
+
+    def create_key(self, name: str, role: Role = "infer") -> KeyCreated:
+        """A new API key; its secret is shown this once."""
+        return self._send(calls.create_key(name, role))
+
+    def list_keys(self) -> list[KeyView]:
+        """Every key, without its secret."""
+        return self._send(calls.list_keys()).keys
+
+    def revoke_key(self, key_id: str) -> None:
+        """Raises NotFoundError."""
+        self._send(calls.revoke_key(key_id))
+
+    def chat(self, model: str, messages: Sequence[Message], **parameters: object) -> Iterator[StreamItem]:
+        """Stream an answer. `parameters` are OpenAI's (temperature, max_tokens, seed, …); None = not sent.
+
+        Errors before the headers are raised at the first `next`; later ones are `Error` items.
+        """
+        request = self._builder.build(calls.chat(model, messages, parameters), STREAM_TIMEOUT)
+        parser = StreamParser()
+        try:
+            response = self._http.send(request, stream=True)
+            try:
+                if not response.is_success:
+                    response.read()
+                raise_for_error(response)
+                yield from _headers_summary(response)
+                for data in response.iter_bytes():
+                    yield from parser.feed(data)
+            finally:
+                response.close()
+        except httpx.TransportError as error:
+            if not parser.is_done:
+                raise unreachable(self._builder.base_url, error) from error
+        yield from parser.finish()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _send(self, call: Call[T]) -> T:
+        try:
+            return call.read(self._http.send(self._builder.build(call)))
+        except httpx.TransportError as error:
+            raise unreachable(self._builder.base_url, error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncClient:
+    """The same for an event loop; use it in an `async with`, or `aclose` it. See `Client` for each method."""
+
+    def __init__(self, base_url: str = DEFAULT_URL, *, api_key: str | None = None) -> None:
+        self._builder = RequestBuilder(base_url, api_key)
+        self._http = httpx.AsyncClient(trust_env=self._builder.trust_env, verify=self._builder.verify)
+
+    async def models(self) -> list[ModelView]:
+        return (await self._send(calls.list_models())).models
+
+    async def get_model(self, name: str) -> ModelView:
+        return await self._send(calls.get_model(name))
+
+    async def add_model(
+        self,
+        name: str,
+        source: str,
+        *,
+        wait: bool = False,
+        on_progress: Callable[[ModelView], None] | None = None,
+        **settings: Unpack[calls.ModelSettings],
+    ) -> ModelView:
+        view = await self._send(calls.add_model(name, source, settings))
+        while wait and not ended_registration(view):
+            if on_progress is not None:
+                on_progress(view)
+            await asyncio.sleep(POLL_S)
+            view = await self.get_model(name)
+        return view
+
+    async def remove_model(self, name: str) -> None:
+        await self._send(calls.remove_model(name))
+
+    async def stop_model(self, name: str, *, drop_bytes: bool = False) -> int:
+        return (await self._send(calls.stop_model(name, drop_bytes))).num_unloaded
+
+    async def agents(self) -> list[AgentView]:
+        return (await self._send(calls.list_agents())).agents
+
+    async def requests(self, limit: int = 50) -> list[RequestView]:
+        return (await self._send(calls.list_requests(limit))).requests
+
+    async def request(self, request_id: str) -> RequestDetail:
+        return await self._send(calls.get_request(request_id))
+
+    async def create_key(self, name: str, role: Role = "infer") -> KeyCreated:
+        return await self._send(calls.create_key(name, role))
+
+    async def list_keys(self) -> list[KeyView]:
+        return (await self._send(calls.list_keys())).keys
+
+    async def revoke_key(self, key_id: str) -> None:
+        await self._send(calls.revoke_key(key_id))
+
+    async def chat(
+        self, model: str, messages: Sequence[Message], **parameters: object
+    ) -> AsyncIterator[StreamItem]:
+        request = self._builder.build(calls.chat(model, messages, parameters), STREAM_TIMEOUT)
+        parser = StreamParser()
+        try:
+            response = await self._http.send(request, stream=True)
+            try:
+                if not response.is_success:
+                    await response.aread()
+                raise_for_error(response)
+                for item in _headers_summary(response):
+                    yield item
+                async for data in response.aiter_bytes():
+                    for item in parser.feed(data):
+                        yield item
+            finally:
+                await response.aclose()
+        except httpx.TransportError as error:
+            if not parser.is_done:
+                raise unreachable(self._builder.base_url, error) from error
+        for item in parser.finish():
+            yield item
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def _send(self, call: Call[T]) -> T:
+        try:
+            return call.read(await self._http.send(self._builder.build(call)))
+        except httpx.TransportError as error:
+            raise unreachable(self._builder.base_url, error) from error
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
