@@ -23,6 +23,7 @@ MADV_POPULATE_WRITE: Final = 23
 MS_NOSUID: Final = 2
 MS_NODEV: Final = 4
 MS_NOEXEC: Final = 8
+MS_REMOUNT: Final = 32
 _FALLOC_KEEP_SIZE: Final = 1
 _FALLOC_PUNCH_HOLE: Final = 2
 _MAP_FAILED: Final = ctypes.c_void_p(-1).value
@@ -81,10 +82,13 @@ def punch_hole(fd: int, offset: int, nbytes: int) -> None:
         raise _failed(f"fallocate(PUNCH_HOLE) of {nbytes} bytes at {offset}")
 
 
-def mount_tmpfs(target: str, options: str) -> None:
-    """Mount a tmpfs on `target` (nosuid, nodev, noexec); `options` as in mount(8)."""
-    flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
-    if _libc.mount(b"serverlessllm", os.fsencode(target), b"tmpfs", flags, options.encode()):
+def mount_tmpfs(source: str, target: str, options: str, *, remount: bool = False) -> None:
+    """Mount a tmpfs named `source` on `target` (nosuid, nodev, noexec); `options` as in mount(8).
+
+    `remount` gives the tmpfs that is there new options; its files stay.
+    """
+    flags = MS_NOSUID | MS_NODEV | MS_NOEXEC | (MS_REMOUNT if remount else 0)
+    if _libc.mount(source.encode(), os.fsencode(target), b"tmpfs", flags, options.encode()):
         raise _failed(f"mount of a tmpfs on {target}")
 
 
