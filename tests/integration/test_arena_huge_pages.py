@@ -6,17 +6,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 
 from serverlessllm.arena.arena import Arena
 from serverlessllm.config import ArenaConfig
-from serverlessllm.errors import ConfigError
 
 MIB = 1 << 20
-NOBODY = 65534
 A = "a" * 32
 HUGE = ArenaConfig(budget_bytes=8 * MIB, extent_bytes=2 * MIB, huge_pages="always")
 
@@ -85,13 +82,13 @@ arena.close(keep=False)
 """
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="dropping privileges needs them")
-def test_without_privilege_always_says_what_to_do_and_auto_falls_back() -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        os.chown(directory, NOBODY, NOBODY)
-        child = subprocess.run(
-            [sys.executable, "-c", UNPRIVILEGED, directory], user=NOBODY, capture_output=True, text=True
-        )
+@needs_mount
+def test_without_privilege_always_says_what_to_do_and_auto_falls_back(tmp_path: Path) -> None:
+    child = subprocess.run(
+        ["setpriv", "--bounding-set", "-sys_admin", sys.executable, "-c", UNPRIVILEGED, tmp_path],
+        capture_output=True,
+        text=True,
+    )
     refusal, fallback = child.stdout.splitlines()
     assert "mount -t tmpfs -o huge=always" in refusal
     assert fallback.startswith("fell back to /dev/shm/sllm-")
