@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parsed tokenizers and templates, kept per revision.
+
+Parsing a vocabulary of 49k takes ~85 ms, so it happens in a thread, once, before a request needs it.
+Knows no arena and no engine; engines see ids only.
+
+Only `Tokenizer.encode` is called, never a batch call: the library's own thread pool is therefore never started,
+`TOKENIZERS_PARALLELISM` has no effect here, and nothing in this process forks (workers come from the zygote,
+a process of its own).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from tokenizers import Tokenizer
+
+from serverlessllm.errors import CheckpointFormatError, InvalidRequestError, UnsupportedCheckpointError
+from serverlessllm.text.chat_template import ChatTemplate
+from serverlessllm.text.detokenizer import Detokenizer, Vocabulary
+from serverlessllm.text.source import TextSource, read_optional
+from serverlessllm.text.special_tokens import stop_token_ids
+
+TOKENIZER_FILE: Final = "tokenizer.json"
+INLINE_CHARS: Final = 4096
+"""Longer prompts are encoded in a thread: at ~1 MB/s this many characters take the event loop 4 ms."""
+
+
+class TextModel:
+    """Tokenizer and chat template of one revision. Immutable; safe to use from several threads."""
+
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate, stops: tuple[int, ...]) -> None:
+        """Takes `tokenizer` over: truncation and padding, where the file asks for them, are turned off."""
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        self._template = template
+        self._vocabulary = Vocabulary(tokenizer)
+        self._stop_token_ids = stops
+
+    @classmethod
+    def load(cls, source: TextSource) -> TextModel:
+        """Parse the artifact's text files. Blocks for ~85 ms: call it in a thread.
+
+        Raises: UnsupportedCheckpointError without a `tokenizer.json`; CheckpointFormatError naming a bad file.
+        """
+        data = read_optional(source, TOKENIZER_FILE)
+        if data is None:
+            raise UnsupportedCheckpointError(
+                f"revision {source.revision} has no {TOKENIZER_FILE}; add one beside the weights and convert again",
+                param=TOKENIZER_FILE,
+            )
+        try:
+            tokenizer = Tokenizer.from_buffer(data)
+        except ValueError as error:
+            raise CheckpointFormatError(f"{TOKENIZER_FILE}: {error}", param=TOKENIZER_FILE) from error
+        return cls(tokenizer, ChatTemplate.load(source), stop_token_ids(source, tokenizer))
+
+    @property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """Ids that end an answer, ascending; may be empty."""
+        return self._stop_token_ids
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids that stand for a token; embeddings may have more rows."""
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text, with the special tokens that the tokenizer itself adds (often a BOS).
+
+        Raises: InvalidRequestError naming `prompt` when the text holds lone surrogates.
+        """
+        return self._encode(text, param="prompt", add_special_tokens=True)
+
+    def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        tools: Sequence[Mapping[str, object]] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> list[int]:
+        """Ids of a conversation; special tokens are those that the template writes.
+
+        Raises: InvalidRequestError, UnsupportedFieldError naming `messages` (see `ChatTemplate.render`).
+        """
+        text = self._template.render(messages, tools=tools, add_generation_prompt=add_generation_prompt)
+        return self._encode(text, param="messages", add_special_tokens=False)
+
+    async def encode_off_loop(self, text: str) -> list[int]:
+        """`encode`, in a thread where the text is long enough to hold up the event loop."""
+        if len(text) <= INLINE_CHARS:
+            return self.encode(text)
+        return await asyncio.to_thread(self.encode, text)
+
+    async def encode_chat_off_loop(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        tools: Sequence[Mapping[str, object]] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> list[int]:
+        """`encode_chat` in a thread: a template may take long whatever the size of its messages."""
+        return await asyncio.to_thread(self.encode_chat, messages, tools, add_generation_prompt)
+
+    def detokenizer(self, prompt_ids: Sequence[int] = ()) -> Detokenizer:
+        """A fresh detokenizer for one choice that continues `prompt_ids`."""
+        return Detokenizer(self._vocabulary, prompt_ids)
+
+    def _encode(self, text: str, *, param: str, add_special_tokens: bool) -> list[int]:
+        try:
+            return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        except TypeError as error:
+            raise InvalidRequestError(
+                f"{param}: not valid Unicode (a lone surrogate)", param=param
+            ) from error
+
+
+class TextCache:
+    """The most recently used `TextModel`s. For one event loop."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._models: OrderedDict[str, TextModel] = OrderedDict()
+        self._parsing: dict[str, asyncio.Task[TextModel]] = {}
+
+    async def get(self, source: TextSource) -> TextModel:
+        """The revision's model, parsed in a thread when it is not here.
+
+        Concurrent calls for one revision share one parse; a caller that is cancelled does not stop it for the
+        others. A failure is not kept: the next call tries again. Raises as `TextModel.load`.
+        """
+        revision = source.revision
+        model = self._models.get(revision)
+        if model is not None:
+            self._models.move_to_end(revision)
+            return model
+        task = self._parsing.get(revision)
+        if task is None:
+            task = asyncio.create_task(
+                asyncio.to_thread(TextModel.load, source), name=f"tokenizer-{revision}"
+            )
+            self._parsing[revision] = task
+            task.add_done_callback(lambda done: self._parsed(revision, done))
+        return await asyncio.shield(task)
+
+    def _parsed(self, revision: str, task: asyncio.Task[TextModel]) -> None:
+        del self._parsing[revision]
+        if task.cancelled() or task.exception() is not None:
+            return
+        self._models[revision] = task.result()
+        while len(self._models) > self._size:
+            self._models.popitem(last=False)
