@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any checkpoint in, an artifact out: `convert`, and the same as a child process that prints JSON lines.
+
+Streams tensor by tensor; memory is bounded by the largest tensor in its source and its target dtype. Knows
+neither formats (`formats/`) nor places (`checkpoint/arrange.py`). The revision depends on contents alone: names,
+dtypes, shapes, bytes and files, not on the container, its path or the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Final, NoReturn
+
+import msgspec
+from blake3 import blake3
+
+from serverlessllm.checkpoint.arrange import Arrangement, TensorSpec, arrange
+from serverlessllm.checkpoint.reader import Artifact
+from serverlessllm.checkpoint.strict_json import dumps_canonical
+from serverlessllm.checkpoint.writer import ArtifactWriter
+from serverlessllm.clock import Clock, SystemClock
+from serverlessllm.errors import InvalidRequestError, SllmError
+from serverlessllm.ingest.cast import FLOATS, cast_into
+from serverlessllm.ingest.formats.base import Source, SourceTensor
+from serverlessllm.ingest.formats.registry import open_source
+from serverlessllm.ingest.progress import ProgressMeter
+from serverlessllm.wire.ingest import ConvertFailure, ConvertProgress, ConvertReport
+
+TARGET_DTYPES: Final = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+_DTYPE_NAMES: Final = {short: name for name, short in TARGET_DTYPES.items()}
+_HEAD, _EMBED = "lm_head.weight", "model.embed_tokens.weight"
+_NOT_ARCHITECTURE: Final = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What to read, as what, and where it goes."""
+
+    sources: dict[str, SourceTensor]
+    arrangement: Arrangement
+    aliases: dict[str, str]
+    digests: dict[str, str]  # of tensors that were read while planning
+
+
+def convert(
+    source: Path,
+    out_dir: Path,
+    *,
+    dtype: str | None = None,
+    on_progress: Callable[[ConvertProgress], None] | None = None,
+    clock: Clock | None = None,
+) -> ConvertReport:
+    """Convert the checkpoint at `source` to `out_dir/<revision>`; nothing else appears in `out_dir`.
+
+    `dtype` (float32, bfloat16, float16) converts floats; None keeps the source's, or takes bfloat16 for a
+    quantised one. Converting the same content again gives the same revision and reuses it.
+    Raises: NotFoundError for no source; CheckpointError and its subclasses for a bad one; InvalidRequestError
+    for a dtype; CapacityError for a full disk.
+    """
+    clock = clock or SystemClock()
+    started_s = clock.monotonic_s()
+    if dtype is not None and dtype not in TARGET_DTYPES:
+        raise InvalidRequestError(f"dtype: {dtype!r} is not one of {', '.join(TARGET_DTYPES)}", param="dtype")
+    opened = open_source(source)
+    target = TARGET_DTYPES[dtype] if dtype else opened.default_dtype
+    plan = _plan(opened, target)
+    meter = ProgressMeter(plan.arrangement.nbytes, on_progress, clock)
+    with ArtifactWriter(out_dir) as writer:
+        for name, data in _files(opened, target).items():
+            writer.add_file(name, data)
+        writer.begin(plan.arrangement, plan.aliases)
+        _write_tensors(opened, plan, writer, meter)
+        artifact = writer.publish(
+            source_digest=opened.digest or _source_digest(plan),
+            architecture_digest=_architecture_digest(opened.config(), plan),
+        )
+    return _report(artifact, clock.monotonic_s() - started_s)
+
+
+def _plan(source: Source, target: str | None) -> _Plan:
+    tensors = {tensor.name: tensor for tensor in source.tensors()}
+    aliases, digests = dict(source.aliases), dict[str, str]()
+    if source.config().get("tie_word_embeddings") is True and _EMBED in tensors and _HEAD not in aliases:
+        if _HEAD in tensors:
+            digests = {name: _digest(source, tensors[name]) for name in (_HEAD, _EMBED)}
+        if _HEAD not in tensors or _is_equal(tensors, digests):
+            tensors.pop(_HEAD, None)
+            aliases[_HEAD] = _EMBED
+    specs = [TensorSpec(t.name, _target_dtype(t.dtype, target), t.shape) for t in tensors.values()]
+    return _Plan(tensors, arrange(specs), aliases, digests)
+
+
+def _is_equal(tensors: dict[str, SourceTensor], digests: dict[str, str]) -> bool:
+    """Whether a stored head is the embedding over again."""
+    head, embed = tensors[_HEAD], tensors[_EMBED]
+    return (head.dtype, head.shape, digests[_HEAD]) == (embed.dtype, embed.shape, digests[_EMBED])
+
+
+def _target_dtype(dtype: str, target: str | None) -> str:
+    """Integers, booleans and 8-bit floats (whose scales would be lost) stay what they are."""
+    return target if target is not None and dtype in FLOATS else dtype
+
+
+def _digest(source: Source, tensor: SourceTensor) -> str:
+    data = bytearray(tensor.nbytes)
+    source.read_into(tensor.name, memoryview(data))
+    return blake3(data).hexdigest()
+
+
+def _write_tensors(source: Source, plan: _Plan, writer: ArtifactWriter, meter: ProgressMeter) -> None:
+    """Read, hash, convert and write each tensor, through two buffers of the largest size."""
+    entries = plan.arrangement.tensors
+    given = memoryview(bytearray(max(tensor.nbytes for tensor in plan.sources.values())))
+    is_cast = any(plan.sources[entry.name].dtype != entry.dtype for entry in entries)
+    wanted = memoryview(bytearray(max(entry.nbytes for entry in entries) if is_cast else 0))
+    for entry in entries:
+        tensor = plan.sources[entry.name]
+        data = given[: tensor.nbytes]
+        source.read_into(entry.name, data)
+        plan.digests[entry.name] = blake3(data).hexdigest()
+        if tensor.dtype != entry.dtype:
+            cast_into(data, tensor.dtype, wanted[: entry.nbytes], entry.dtype, entry.name)
+            data = wanted[: entry.nbytes]
+        writer.write(entry.name, data)
+        meter.advance(entry.nbytes)
+
+
+def _files(source: Source, target: str | None) -> dict[str, bytes]:
+    """The source's files; `config.json` says the new dtype if there is one, and is untouched otherwise."""
+    files = source.files()
+    if target is not None:
+        config = source.config()
+        config["dtype" if "dtype" in config else "torch_dtype"] = _DTYPE_NAMES[target]
+        files["config.json"] = json.dumps(config, ensure_ascii=False, indent=2).encode()
+    return files
+
+
+def _source_digest(plan: _Plan) -> str:
+    """BLAKE3 over canonical JSON of (name, dtype, shape, BLAKE3) of the source's tensors, by name."""
+    rows = [
+        [name, tensor.dtype, list(tensor.shape), plan.digests[name]]
+        for name, tensor in sorted(plan.sources.items())
+    ]
+    return blake3(dumps_canonical(rows)).hexdigest()
+
+
+def _architecture_digest(config: dict[str, object], plan: _Plan) -> str:
+    """Equal for artifacts that differ in weights alone: config without names and versions, tensors, aliases."""
+    kept = {key: value for key, value in config.items() if key not in _NOT_ARCHITECTURE}
+    tensors = [[entry.name, entry.dtype, list(entry.shape)] for entry in plan.arrangement.tensors]
+    # Others' configs may hold Infinity, which canonical JSON has not; as text it still tells them apart.
+    text = json.dumps(kept, sort_keys=True)
+    return blake3(dumps_canonical([text, tensors, sorted(plan.aliases.items())])).hexdigest()
+
+
+def _report(artifact: Artifact, seconds: float) -> ConvertReport:
+    return ConvertReport(
+        revision=artifact.revision,
+        directory=str(artifact.directory),
+        nbytes=artifact.index.weights_nbytes,
+        num_tensors=len(artifact.index.tensors),
+        seconds=round(seconds, 3),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The child process: JSON lines on stdout, exit 0 done, 1 failed, 130 or 143 interrupted, 141 nobody listens.
+
+    A parent that dies closes our stdout; the next line fails, and the unfinished artifact is removed.
+    """
+    parser = argparse.ArgumentParser(prog="python -m serverlessllm.ingest.convert")
+    parser.add_argument("source", type=Path)
+    parser.add_argument("out_dir", type=Path)
+    parser.add_argument("--dtype", choices=tuple(TARGET_DTYPES))
+    options = parser.parse_args(arguments)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        _print_line(convert(options.source, options.out_dir, dtype=options.dtype, on_progress=_print_line))
+    except SllmError as error:
+        _print_line(ConvertFailure(error.as_openai()["error"]))
+        return 1
+    except BrokenPipeError:
+        return 141
+    return 0
+
+
+def _print_line(message: ConvertProgress | ConvertReport | ConvertFailure) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
+    """Unwind, so that the writer removes what is unfinished."""
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
