@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Final, Self, TypeVar, Unpack
 
@@ -125,7 +125,7 @@ class Client:
         """Raises NotFoundError."""
         self._send(calls.revoke_key(key_id))
 
-    def chat(self, model: str, messages: Sequence[Message], **parameters: object) -> Iterator[StreamItem]:
+    def chat(self, model: str, messages: Sequence[Message], **parameters: object) -> Generator[StreamItem]:
         """Stream an answer. `parameters` are OpenAI's (temperature, max_tokens, seed, …); None = not sent.
 
         Errors before the headers are raised at the first `next`; later ones are `Error` items.
@@ -223,7 +223,7 @@ class AsyncClient:
 
     async def chat(
         self, model: str, messages: Sequence[Message], **parameters: object
-    ) -> AsyncIterator[StreamItem]:
+    ) -> AsyncGenerator[StreamItem]:
         request = self._builder.build(calls.chat(model, messages, parameters), STREAM_TIMEOUT)
         parser = StreamParser()
         try:

@@ -6,6 +6,7 @@ A `Call` says what to send and what comes back; a `RequestBuilder` knows where a
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 from urllib.parse import quote
@@ -20,6 +21,7 @@ T = TypeVar("T")
 
 DEFAULT_URL: Final = "http://127.0.0.1:8343"
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+_ERRNO: Final = re.compile(r"\[Errno -?\d+\] ")
 TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
 STREAM_TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0, read=None)
 """A held request is silent for as long as its model needs; the server's own deadlines end it."""
@@ -76,15 +78,12 @@ def raise_for_error(response: httpx.Response) -> None:
 
 def unreachable(base_url: str, error: httpx.TransportError) -> UnreachableError:
     """What a caller is told when no answer came."""
+    reason = _ERRNO.sub("", str(error)) or type(error).__name__
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-        return UnreachableError(
-            f"cannot reach {base_url} ({error}); start the server with `sllm serve`, or name another with "
-            "--url or SLLM_URL"
-        )
-    reason = str(error) or type(error).__name__
-    return UnreachableError(
-        f"lost {base_url} ({reason}); see whether the server still runs with `sllm doctor`"
-    )
+        advice = "start the server with `sllm serve`, or name another with --url or SLLM_URL"
+        return UnreachableError(f"cannot reach {base_url} ({reason}); {advice}", source="client")
+    advice = "see whether the server still runs with `sllm doctor`"
+    return UnreachableError(f"lost {base_url} ({reason}); {advice}", source="client")
 
 
 class RequestBuilder:

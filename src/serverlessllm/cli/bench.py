@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sllm bench`: runs a benchmark of the checkout that this package is installed from."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+
+import serverlessllm
+from serverlessllm.cli import exit_codes
+from serverlessllm.errors import ConfigError
+
+BENCHMARKS: Final = {"cold-start": "cold_start"}
+
+
+def checkout() -> Path:
+    """The repository around this package. Raises ConfigError for an installed wheel, which has no benchmarks."""
+    root = Path(serverlessllm.__file__).resolve().parents[2]
+    if not (root / "benchmarks").is_dir():
+        raise ConfigError(
+            "benchmarks run from a checkout of the repository, not from an installed wheel; "
+            "clone it and `pip install -e '.[engine,bench]'`"
+        )
+    return root
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []}, epilog=exit_codes.EPILOG
+)
+@click.argument("name", type=click.Choice(list(BENCHMARKS)), metavar="NAME")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bench(name: str, arguments: tuple[str, ...]) -> int:
+    """Run a benchmark of this checkout.
+
+    NAME is cold-start; ARGUMENTS go to it (try `sllm bench cold-start --help`). It prints a table and, as its
+    last line, one JSON object.
+    """
+    root = checkout()
+    path = root / "benchmarks" / BENCHMARKS[name] / "run.py"
+    search = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run([sys.executable, str(path), *arguments], env={**os.environ, "PYTHONPATH": search})
+    return done.returncode if done.returncode >= 0 else exit_codes.FAILED
