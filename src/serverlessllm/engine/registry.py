@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which module makes the engine of a kind. Imports it only when asked: the agent never imports torch."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, cast
+
+from serverlessllm.engine.base import EngineFactory
+from serverlessllm.errors import ConfigError
+from serverlessllm.types import EngineKind
+
+DtypeChoice = Callable[[int], str]
+"""(num_threads) → the compute dtype that this machine runs faster. Runs kernels: not for a zygote."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """Where one kind of engine lives, as `module:attribute`.
+
+    `dtype_choice` is None where all dtypes cost the same; `distribution` is the installed package whose
+    version decides how fast a dtype is.
+    """
+
+    factory: str
+    dtype_choice: str | None = None
+    distribution: str = "serverlessllm"
+
+
+ENGINES: Final[Mapping[EngineKind, EngineSpec]] = {
+    "torch": EngineSpec(
+        factory="serverlessllm.engine.llama.engine:create",
+        dtype_choice="serverlessllm.engine.llama.dtype_choice:choose_dtype",
+        distribution="torch",
+    ),
+    "simulated": EngineSpec(factory="serverlessllm.engine.simulated.engine:create"),
+}
+
+
+def engine_kind(name: str) -> EngineKind:
+    """`name` as a kind. Raises ConfigError listing the known ones."""
+    if name not in ENGINES:
+        raise ConfigError(f"engine {name!r} is unknown; known are {', '.join(ENGINES)}", param="engine")
+    return cast(EngineKind, name)
+
+
+def load_factory(kind: EngineKind) -> EngineFactory:
+    """Import the engine of `kind` and return its factory. Raises ConfigError when it is not installed."""
+    return cast(EngineFactory, _load(kind, ENGINES[kind].factory))
+
+
+def load_dtype_choice(kind: EngineKind) -> DtypeChoice | None:
+    """Import the measurement behind `dtype: auto` of `kind`, or None if it has none."""
+    path = ENGINES[kind].dtype_choice
+    return None if path is None else cast(DtypeChoice, _load(kind, path))
+
+
+def _load(kind: EngineKind, path: str) -> object:
+    module_name, _, attribute = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(
+            f"engine {kind!r} cannot be imported: {error}; install it: pip install 'serverlessllm[engine]'",
+            param="engine",
+            source="engine",
+        ) from error
+    return getattr(module, attribute)

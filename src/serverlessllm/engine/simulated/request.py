@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One request inside the simulated engine: its chain of ids and when the next one is due. Reads no clock."""
+
+from __future__ import annotations
+
+from serverlessllm.engine.simulated.ids import IdChain
+from serverlessllm.types import FinishReason
+from serverlessllm.wire.worker import Generate, TokenEvent
+
+
+class SimulatedRequest:
+    """queued → `admit` → `emit` until an event carries `finish`. Times are of one monotonic clock."""
+
+    def __init__(self, request: Generate, *, vocab_size: int, queued_s: float) -> None:
+        self._request = request
+        self._chain = IdChain(
+            request.prompt_ids, seed=request.sampling.seed, choice=request.choice, vocab_size=vocab_size
+        )
+        for token_id in request.generated_ids:
+            self._chain.follow(token_id)
+        self._num_left = request.max_tokens - len(request.generated_ids)
+        self._stop_token_ids = frozenset(request.stop_token_ids)
+        self._queued_s = queued_s
+        self._admitted_s = queued_s
+        self._is_first = True
+        self.due_s = queued_s
+
+    @property
+    def request_id(self) -> str:
+        """The id that its events carry."""
+        return self._request.request_id
+
+    def admit(self, now_s: float, *, prefill_s: float) -> None:
+        """Leave the queue: the first id is due `prefill_s` from now."""
+        self._admitted_s = now_s
+        self.due_s = now_s + prefill_s
+
+    def emit(self, now_s: float, *, token_s: float) -> TokenEvent:
+        """The next id; the one after is due `token_s` after this one was."""
+        token_id = next(self._chain)
+        self._num_left -= 1
+        self.due_s += token_s
+        finish: FinishReason | None = None
+        if token_id in self._stop_token_ids:
+            finish = "stop"
+        elif self._num_left == 0:
+            finish = "length"
+        is_first, self._is_first = self._is_first, False
+        return TokenEvent(
+            request_id=self.request_id,
+            token_id=token_id,
+            choice=self._request.choice,
+            finish=finish,
+            wait_ms=(self._admitted_s - self._queued_s) * 1e3 if is_first else 0.0,
+            prefill_ms=(now_s - self._admitted_s) * 1e3 if is_first else 0.0,
+        )

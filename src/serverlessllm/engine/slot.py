@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A slot: one worker process as the agent sees it. Speaks wire/worker.py; knows ids, never text.
+
+    waiting   attach    → bound, or the error that the worker gave; then the worker ends
+    bound     generate  → any number at once, each a stream of ids
+    lost      anything  → WorkerLostError
+
+A slot is lost when its connection ends, whoever ended it; every id that the worker sent before arrives first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from serverlessllm.engine.slot_channel import FrameChannel
+from serverlessllm.engine.worker_socket import connect_in
+from serverlessllm.errors import (
+    EngineError,
+    RequestError,
+    SllmError,
+    WireError,
+    WorkerLostError,
+    error_classes,
+)
+from serverlessllm.types import EngineKind
+from serverlessllm.wire import WIRE_VERSION
+from serverlessllm.wire.worker import (
+    Attach,
+    Attached,
+    Cancel,
+    Failed,
+    FromWorker,
+    Generate,
+    Hello,
+    TokenEvent,
+    Tokens,
+)
+
+PRIME_TIMEOUT_S: Final = 60.0
+
+
+class _Stream:
+    """Ids of one request on their way to its reader; bounded by the request's `max_tokens`."""
+
+    __slots__ = ("has_begun", "items")
+
+    def __init__(self) -> None:
+        self.items: asyncio.Queue[TokenEvent | SllmError] = asyncio.Queue()
+        self.has_begun = False
+
+
+class Slot:
+    """One worker, from its greeting to its end. `lost` is set when it can answer no more."""
+
+    hello: Hello
+
+    def __init__(self, slot_id: str, kind: EngineKind, pid: int, directory: Path) -> None:
+        """Connect to the worker that listens in `directory`; `greet` makes the slot usable."""
+        self.slot_id = slot_id
+        self.kind = kind
+        self.pid = pid
+        self.lost = asyncio.Event()
+        self._greeting: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
+        self._attaching: asyncio.Future[Attached] | None = None
+        self._streams: dict[str, _Stream] = {}
+        self._serial = itertools.count()
+        self._reason = ""
+        try:
+            connection = connect_in(directory)
+        except OSError as error:
+            raise WorkerLostError(f"cannot connect to worker {slot_id}: {error}", source="agent") from error
+        self._channel = FrameChannel(connection, on_message=self._on_message, on_closed=self._on_closed)
+
+    async def greet(self) -> None:
+        """Wait until the worker is primed. Raises WorkerLostError, or EngineError for a wrong one."""
+        try:
+            async with asyncio.timeout(PRIME_TIMEOUT_S):
+                self.hello = await self._greeting
+        except TimeoutError as error:
+            self.close()
+            raise EngineError(
+                f"worker {self.slot_id} was not primed within {PRIME_TIMEOUT_S:.0f} s"
+            ) from error
+        if (self.hello.wire_version, self.hello.pid) != (WIRE_VERSION, self.pid):
+            self.close()
+            raise EngineError(
+                f"worker {self.slot_id} speaks version {self.hello.wire_version} as pid {self.hello.pid}, "
+                f"not version {WIRE_VERSION} as pid {self.pid}"
+            )
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the worker was still connected at this very moment; `lost` follows when it was not."""
+        return not self._channel.has_ended
+
+    @property
+    def num_running(self) -> int:
+        """Requests in flight."""
+        return len(self._streams)
+
+    @property
+    def is_waking(self) -> bool:
+        """Whether someone waits for this slot to bind or for the first id of an answer."""
+        is_binding = self._attaching is not None and not self._attaching.done()
+        return is_binding or any(not stream.has_begun for stream in self._streams.values())
+
+    async def attach(self, attach: Attach, pin_fd: int | None) -> Attached:
+        """Bind a revision, once. The worker gets a copy of `pin_fd` and holds it for life.
+
+        Raises: WorkerLostError; the worker's own error (EngineError, UnsupportedCheckpointError, …), after
+        which the slot is lost.
+        """
+        if self.lost.is_set():
+            raise self._lost_error()
+        if self._attaching is not None:
+            raise EngineError(f"worker {self.slot_id} already has a model", source="agent")
+        self._attaching = asyncio.get_running_loop().create_future()
+        self._channel.send(attach, descriptor=pin_fd)
+        return await self._attaching
+
+    async def generate(self, request: Generate) -> AsyncGenerator[TokenEvent, None]:
+        """Stream the ids of one choice; the last event carries `finish`.
+
+        Closing the iterator early (`contextlib.aclosing`) cancels the request in the worker.
+        Raises: WorkerLostError; the worker's own error (ContextLengthError, InvalidRequestError, …).
+        """
+        if self.lost.is_set():
+            raise self._lost_error()
+        # Unique in the worker's life: events of a cancelled request never reach a later one of that id.
+        wire_id = f"{request.request_id}#{next(self._serial)}"
+        stream = self._streams[wire_id] = _Stream()
+        is_over = False
+        try:
+            self._channel.send(msgspec.structs.replace(request, request_id=wire_id))
+            while not is_over:
+                item = await stream.items.get()
+                if isinstance(item, SllmError):
+                    is_over = True
+                    raise item
+                is_over = item.finish is not None
+                yield msgspec.structs.replace(item, request_id=request.request_id)
+        finally:
+            del self._streams[wire_id]
+            if not is_over:
+                self._channel.send(Cancel(wire_id))
+
+    def close(self) -> None:
+        """Hang up; the worker ends by itself. Requests in flight fail with WorkerLostError. Idempotent."""
+        self._channel.close()
+
+    def _on_message(self, message: FromWorker) -> None:
+        match message:
+            case Tokens(events=events):
+                for event in events:
+                    self._deliver(event.request_id, event)
+            case Failed(request_id=str(request_id)):
+                self._deliver(request_id, _error_of(message))
+            case Failed() if self._attaching is not None and not self._attaching.done():
+                self._attaching.set_exception(_error_of(message))
+            case Attached() if self._attaching is not None and not self._attaching.done():
+                self._attaching.set_result(message)
+            case Attached() | Failed() if self._attaching is not None and self._attaching.cancelled():
+                pass  # nobody waits for the answer any more
+            case Hello() if not self._greeting.done():
+                self._greeting.set_result(message)
+            case _:
+                raise WireError(f"{type(message).__name__} out of place", source="engine")
+
+    def _deliver(self, wire_id: str, item: TokenEvent | SllmError) -> None:
+        stream = self._streams.get(wire_id)
+        if stream is not None:  # else its reader left, and the cancel is on its way
+            stream.has_begun = True
+            stream.items.put_nowait(item)
+
+    def _on_closed(self, reason: str) -> None:
+        self._reason = reason
+        self.lost.set()
+        for waiting in (self._greeting, self._attaching):
+            if waiting is not None and not waiting.done():
+                waiting.set_exception(self._lost_error())
+                waiting.exception()  # counts as seen: the waiter may have left
+        for stream in self._streams.values():
+            stream.items.put_nowait(self._lost_error())
+
+    def _lost_error(self) -> WorkerLostError:
+        return WorkerLostError(
+            f"the {self.kind} worker {self.slot_id} (pid {self.pid}) is gone: {self._reason}; "
+            "the next request gets a fresh one",
+            source="engine",
+        )
+
+
+def _error_of(failed: Failed) -> SllmError:
+    """The typed error that the worker meant; an unknown code becomes EngineError."""
+    cls = error_classes().get(failed.code, EngineError)
+    return cls(failed.message) if issubclass(cls, RequestError) else cls(failed.message, source="engine")

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker: one thread that moves messages between one agent and one engine. Knows ids, never text.
+
+    state     message     → does                                        → next
+    primed    Attach      maps the region, binds the engine: Attached   → attached
+                          the same fails: Failed(None)                  → ended
+    attached  Generate    queues it, or Failed(request_id)              → attached
+              Cancel      forgets it                                    → attached
+    any       agent gone, or a message out of place                     → ended
+
+A worker takes one model in its life: a failed attach may leave an engine half bound, so it ends the worker,
+and the pool replaces it. Each engine step that gives ids is one `Tokens` frame. An unexpected exception leaves
+`serve`; the process's entry point logs it and exits with `EXIT_CRASH`: the agent sees the connection close.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from serverlessllm.arena.mapping import map_extents
+from serverlessllm.engine.base import Engine, EngineLimits, Weights
+from serverlessllm.engine.worker_connection import AgentConnection, AgentGoneError
+from serverlessllm.errors import EngineError, SllmError, WireError
+from serverlessllm.wire import WIRE_VERSION
+from serverlessllm.wire.worker import (
+    Attach,
+    Attached,
+    Cancel,
+    Failed,
+    Generate,
+    Hello,
+    Tokens,
+    ToWorker,
+)
+
+
+@runtime_checkable
+class TimedEngine(Protocol):
+    """An engine that waits for time rather than computes; the worker then sleeps instead of spinning."""
+
+    @property
+    def due_in_s(self) -> float:
+        """Seconds until `step` has something to return."""
+
+
+def serve(listener: socket.socket, engine: Engine) -> None:
+    """Prime the engine, take one agent from `listener`, and work for it until it hangs up.
+
+    Raises: WireError when the agent breaks the protocol; whatever the engine lets escape.
+    """
+    started_s = time.perf_counter()
+    engine.prime()
+    primed_ms = (time.perf_counter() - started_s) * 1e3
+    connection = AgentConnection.accept(listener)
+    listener.close()
+    try:
+        connection.send(Hello(WIRE_VERSION, os.getpid(), engine.name, engine.dtype, primed_ms))
+        Worker(connection, engine).run()
+    except AgentGoneError:
+        pass
+    finally:
+        connection.close()
+
+
+class Worker:
+    """The loop of one worker, from `Attach` to the agent's leaving."""
+
+    def __init__(self, connection: AgentConnection, engine: Engine) -> None:
+        self._connection = connection
+        self._engine = engine
+        self._is_attached = False
+        self._is_running = True
+        self._region_fd: int | None = None  # never closed: its lock on the arena is the region's pin
+
+    def run(self) -> None:
+        """Serve until an attach fails. Raises AgentGoneError when the agent leaves."""
+        while self._is_running:
+            for message, descriptor in self._connection.receive(self._patience_s()):
+                self._dispatch(message, descriptor)
+            if self._engine.has_work:
+                events = self._engine.step()
+                if events:
+                    self._connection.send(Tokens(events))
+
+    def _patience_s(self) -> float | None:
+        if not self._engine.has_work:
+            return None
+        return self._engine.due_in_s if isinstance(self._engine, TimedEngine) else 0.0
+
+    def _dispatch(self, message: ToWorker, descriptor: int | None) -> None:
+        match message:
+            case Attach() if not self._is_attached:
+                self._attach(message, descriptor)
+            case Generate() if self._is_attached:
+                self._generate(message)
+            case Cancel() if self._is_attached:
+                self._engine.cancel(message.request_id)
+            case _:
+                state = "attached" if self._is_attached else "without a model"
+                raise WireError(f"{type(message).__name__} sent to a worker that is {state}", source="agent")
+
+    def _generate(self, request: Generate) -> None:
+        try:
+            self._engine.add(request)
+        except SllmError as error:
+            self._connection.send(Failed(error.message, error.code, request.request_id))
+
+    def _attach(self, attach: Attach, descriptor: int | None) -> None:
+        self._region_fd = descriptor
+        try:
+            attached = self._bind(attach)
+        except SllmError as error:
+            self._is_running = False
+            self._connection.send(Failed(error.message, error.code))
+        else:
+            self._is_attached = True
+            self._connection.send(attached)
+
+    def _bind(self, attach: Attach) -> Attached:
+        started_s = time.perf_counter()
+        region = _map_region(self._region_fd, attach.extents)
+        mapped_s = time.perf_counter()
+        report = self._engine.attach_weights(
+            Weights(region, attach.layout),
+            EngineLimits(attach.max_num_seqs, attach.max_model_len_tokens),
+            attach.options,
+        )
+        return Attached(
+            map_ms=(mapped_s - started_s) * 1e3,
+            bind_ms=(time.perf_counter() - mapped_s) * 1e3,
+            max_model_len_tokens=report.max_model_len_tokens,
+            copied_bytes=report.copied_bytes,
+        )
+
+
+def _map_region(region_fd: int | None, extents: Sequence[tuple[int, int]]) -> memoryview:
+    """The attached bytes, read-only; empty without extents. The mapping lives as long as any view of it."""
+    if not extents:
+        return memoryview(b"")
+    if region_fd is None:
+        raise EngineError("the attach names extents but brought no descriptor of the arena")
+    try:
+        return map_extents(region_fd, extents, writable=False).view
+    except (OSError, ValueError) as error:
+        raise EngineError(f"cannot map {len(extents)} extents of the arena: {error}") from error
