@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the metadata store's values mean: typed records, written as JSON.
+
+A field that a later version adds must have a default; fields that we do not know are skipped, so that an older
+program reads what a newer one wrote. Knows no keys and no store.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from serverlessllm.metadata.store import Entry, UnreadableStoreError
+from serverlessllm.types import EngineKind, ReplicaState, Role
+from serverlessllm.wire.admin import ModelState
+
+
+class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`models/{name}`: a name that users call, and the revision that it stands for now.
+
+    `revision`, `artifact` (a path or URI) and `nbytes` (of the weights) are known once it is ready. `source` is
+    what the operator registered, `dtype` what the weights were rounded to (None: kept), `job_id` the conversion
+    that is or was under way. `keep_alive_s` None takes the server's; `options` go to the engine as they are.
+    """
+
+    name: str
+    state: ModelState
+    engine: EngineKind
+    source: str
+    created_at_s: float
+    revision: str | None = None
+    artifact: str | None = None
+    nbytes: int = 0
+    dtype: str | None = None
+    keep_alive_s: float | None = None
+    options: dict[str, float] = {}
+    error: str | None = None
+    job_id: str | None = None
+
+
+class PlacementRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`placements/{model}/{replica}`: where a replica is, or who is bringing it up.
+
+    `attempt` fences: a writer that holds a lower one has been overtaken.
+    """
+
+    model: str
+    replica: str
+    node: str
+    revision: str
+    attempt: int
+    state: ReplicaState
+    devices: tuple[str, ...] = ("cpu",)
+    slot: str | None = None
+
+
+class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`keys/{hash}`: an API key without its text. `shown_prefix` is how people tell their keys apart."""
+
+    id: str
+    name: str
+    role: Role
+    hash: str
+    shown_prefix: str
+    created_at_s: float
+
+
+class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`agents/{id}`, leased: who the agent is and how to reach it; fast state comes from its event stream."""
+
+    id: str
+    address: str
+    wire_version: int
+    devices: tuple[str, ...]
+    engines: tuple[EngineKind, ...]
+    memory_bytes: int
+
+
+Record = ModelRecord | PlacementRecord | KeyRecord | AgentRecord
+_Record = TypeVar("_Record", bound=Record)
+
+_encoder = msgspec.json.Encoder(order="deterministic")
+
+
+def encode(record: Record) -> bytes:
+    """The record as JSON, the same bytes for the same record."""
+    return _encoder.encode(record)
+
+
+def decode(kind: type[_Record], entry: Entry) -> _Record:
+    """The entry's value as a record. Raises UnreadableStoreError naming the key."""
+    try:
+        return msgspec.json.decode(entry.value, type=kind)
+    except msgspec.MsgspecError as error:
+        raise UnreadableStoreError(
+            f"metadata key {entry.key} does not hold a {kind.__name__} ({error}); delete it, or restore the store"
+        ) from error
