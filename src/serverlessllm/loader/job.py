@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One load that several callers wait for: it ends when the last of them leaves. Knows no arena, no bytes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+
+from serverlessllm.loader.report import LoadProgress, LoadReport, OnLoadProgress
+
+
+class LoadJob:
+    """Wraps the coroutine that loads; `stop_reading` must make it finish soon, returning None."""
+
+    def __init__(self) -> None:
+        self.num_waiters = 0
+        self.is_stopping = False
+        self.stop_reading: Callable[[], None] = lambda: None
+        self._listeners: list[OnLoadProgress] = []
+        self._task: asyncio.Task[LoadReport | None] | None = None
+
+    def start(self, work: Coroutine[None, None, LoadReport | None], name: str) -> None:
+        """Begin the work as a task of its own, so that no caller's cancellation reaches it directly."""
+        self._task = asyncio.get_running_loop().create_task(work, name=name)
+
+    @property
+    def task(self) -> asyncio.Task[LoadReport | None]:
+        """The running work. Raises RuntimeError before `start`."""
+        if self._task is None:
+            raise RuntimeError("the job was not started")
+        return self._task
+
+    def stop(self) -> None:
+        """Ask the work to end without a result."""
+        self.is_stopping = True
+        self.stop_reading()
+
+    async def ended(self) -> None:
+        """Wait for the work's end, whatever it is."""
+        await asyncio.wait({self.task})
+
+    async def join(self, on_progress: OnLoadProgress | None) -> LoadReport | None:
+        """Wait for the result; None when the load was stopped. Raises what the load raised.
+
+        When the caller is cancelled and was the last to wait, the load is stopped and its end awaited.
+        """
+        self.num_waiters += 1
+        if on_progress is not None:
+            self._listeners.append(on_progress)
+        try:
+            return await asyncio.shield(self.task)
+        except asyncio.CancelledError:
+            if self.num_waiters == 1 and not self.task.done():
+                self.stop()
+                await self.ended()
+            raise
+        finally:
+            self.num_waiters -= 1
+            if on_progress is not None:
+                self._listeners.remove(on_progress)
+
+    def tell(self, progress: LoadProgress) -> None:
+        """Pass progress on to every caller that listens."""
+        for listener in list(self._listeners):
+            listener(progress)
