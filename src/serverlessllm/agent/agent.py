@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent: all that runs on one node, and its life from `start` to `stop`.
+
+Owns the arena, the loader, the slots, the parsed texts, the replicas and the event log; each knows its own work,
+this only puts them together. Knows no HTTP (`api.py`) and never imports torch: engines run in processes of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import logging
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, get_args
+
+from blake3 import blake3
+
+from serverlessllm.agent.event_log import EventLog
+from serverlessllm.agent.inference import Inference
+from serverlessllm.agent.load import NodeParts, bandwidth_status
+from serverlessllm.agent.loads import Loads
+from serverlessllm.agent.replica import ReplicaKey
+from serverlessllm.agent.reporter import Reporter
+from serverlessllm.arena.arena import Arena
+from serverlessllm.clock import Clock
+from serverlessllm.config import Config
+from serverlessllm.engine.slots import SlotPool
+from serverlessllm.errors import (
+    ConflictError,
+    InvalidRequestError,
+    NotFoundError,
+    ReplicaGoneError,
+    ShuttingDownError,
+    SllmError,
+)
+from serverlessllm.loader.loader import Loader
+from serverlessllm.telemetry.metrics import AgentMetrics
+from serverlessllm.text.tokenizer import TextCache
+from serverlessllm.types import EngineKind, Tier, check_model_name, is_revision, mint_id
+from serverlessllm.wire import WIRE_VERSION
+from serverlessllm.wire.agent import (
+    AgentStatus,
+    InferHeaders,
+    LoadRequest,
+    LoadResult,
+    RegionStatus,
+    UnloadRequest,
+    UnloadResult,
+)
+
+MAX_ENCODINGS: Final = 2
+"""Prompts encoded at once: each keeps a core busy, and more would only delay what the engines compute."""
+READ_TIERS: Final[tuple[Tier, ...]] = ("nvme",)
+
+_log = logging.getLogger(__name__)
+
+
+class Agent:
+    """`start`, then `load`, `infer`, `unload`, `status`, then `stop`. For one event loop.
+
+    `agent_id` stays the same over restarts on one data directory, `boot_id` does not.
+    """
+
+    def __init__(
+        self, config: Config, secret: str, clock: Clock, *, engines: Sequence[EngineKind] | None = None
+    ) -> None:
+        """`secret` is the cluster's. `engines` that may be used here; None takes all that are installed."""
+        self.config = config
+        self.secret = secret
+        self.agent_id = _agent_id(config.data_path)
+        self.boot_id = mint_id("boot")
+        self.engines = list(installed_engines() if engines is None else engines)
+        self.metrics = AgentMetrics()
+        self.events = EventLog(self.boot_id, clock)
+        self.is_running = False
+        self._clock = clock
+        self._encoding = asyncio.Semaphore(MAX_ENCODINGS)
+        self._warming: asyncio.Task[None] | None = None
+        self._parts: NodeParts
+        self._loads: Loads
+
+    async def start(self) -> None:
+        """Open the arena, start the engines' zygotes; slots are primed in the background.
+
+        Raises: ConflictError when another agent has the data directory; ConfigError; CapacityError.
+        """
+        config, data_path = self.config, self.config.data_path
+        arena = await asyncio.to_thread(Arena.open, data_path / "arena", config.arena, clock=self._clock)
+        slots = SlotPool(data_path / "run", config.engine, self.engines)
+        try:
+            await slots.start()
+        except BaseException:
+            arena.close(keep=True)
+            raise
+        self._parts = NodeParts(
+            config=config,
+            clock=self._clock,
+            arena=arena,
+            loader=Loader(arena, config.loader, self._clock),
+            slots=slots,
+            texts=TextCache(config.agent.tokenizer_cache_size),
+            reporter=Reporter(self.events, self.metrics, arena, self._clock),
+        )
+        self._loads = Loads(self._parts)
+        self._parts.reporter.regions_changed()
+        self._warming = asyncio.create_task(self._warm_texts(arena.adopted))
+        self.is_running = True
+
+    async def stop(self) -> None:
+        """End loads, replicas and engines, and close the arena (its weights stay if `arena.keep_on_stop`)."""
+        if not self.is_running:
+            return
+        self.is_running = False
+        if self._warming is not None:
+            self._warming.cancel()
+            await asyncio.gather(self._warming, return_exceptions=True)
+        await self._loads.stop()
+        self._parts.reporter.close()
+        self.events.close()
+        await self._parts.slots.stop()
+        await self._parts.loader.close()
+        await asyncio.to_thread(self._parts.arena.close, keep=self.config.arena.keep_on_stop)
+
+    async def load(self, request: LoadRequest) -> LoadResult:
+        """`POST /load`; see `Loads.load`."""
+        self._check_running()
+        check_model_name(request.model)
+        if not is_revision(request.revision):
+            raise InvalidRequestError("revision: expected 32 hex digits", param="revision")
+        engine = next((kind for kind in self.engines if kind == request.engine), None)
+        if engine is None:
+            raise InvalidRequestError(
+                f"engine: {request.engine[:40]!r} does not run here; this node has {', '.join(self.engines)}",
+                param="engine",
+            )
+        return await self._loads.load(request, engine)
+
+    async def unload(self, request: UnloadRequest) -> UnloadResult:
+        """`POST /unload`: finish what runs (or refuse, with `only_idle`), unbind, free the bytes if asked to.
+
+        A load under way is stopped. Raises: StaleAttemptError.
+        """
+        self._check_running()
+        key = ReplicaKey(request.model, request.revision)
+        replica = self._loads.replicas.get(key)
+        if replica is not None:
+            self._loads.fence(replica, request.attempt)
+            if request.only_idle and not replica.is_idle:
+                return UnloadResult(unloaded=False)
+            replica.start_draining()
+            await self._loads.stop_load(key)
+            await replica.drain()
+        is_dropped = request.drop_bytes and self._drop_bytes(request.revision)
+        return UnloadResult(unloaded=replica is not None or is_dropped)
+
+    def infer(self, headers: InferHeaders, body: bytes) -> Inference:
+        """`POST /infer`: the request at its replica, not started yet.
+
+        Raises: ReplicaGoneError when no replica is ready here; InvalidRequestError, UnsupportedFieldError.
+        """
+        self._check_running()
+        replica = self._loads.replicas.get(ReplicaKey(headers.model, headers.revision))
+        if replica is None:
+            raise ReplicaGoneError(
+                f"model {headers.model} has no replica here; place the request again", source="agent"
+            )
+        return Inference(headers, body, replica, self._clock, self._encoding)
+
+    def note_tokens(self, inference: Inference) -> None:
+        """Count what a request generated, once it is over."""
+        self.metrics.generated_tokens.labels(inference.headers.model).inc(inference.num_tokens)
+
+    def status(self) -> AgentStatus:
+        """`GET /status`, and the snapshot of `/events`."""
+        parts = self._parts
+        replicas = [replica for replica in self._loads.replicas.values() if replica.state != "gone"]
+        return AgentStatus(
+            agent_id=self.agent_id,
+            boot_id=self.boot_id,
+            wire_version=WIRE_VERSION,
+            engines=list(self.engines),
+            arena_budget_bytes=parts.arena.budget_bytes,
+            arena_used_bytes=parts.arena.used_bytes,
+            arena_location=parts.arena.location,
+            replicas=[replica.status() for replica in replicas],
+            regions=[
+                RegionStatus(entry.revision, entry.nbytes, entry.complete, entry.pinned)
+                for entry in parts.arena.entries()
+            ],
+            loads=parts.reporter.loads,
+            bandwidths=[bandwidth_status(parts.loader, tier) for tier in READ_TIERS],
+            slots=self._slots(),
+        )
+
+    def render_metrics(self) -> bytes:
+        """`GET /metrics`."""
+        for name, number in self._slots().items():
+            engine, _, state = name.partition(".")
+            self.metrics.slots.labels(engine, state).set(number)
+        return self.metrics.render()
+
+    def _slots(self) -> dict[str, int]:
+        """`engine.state` → number."""
+        counts: dict[str, int] = {}
+        for engine, state in self._parts.slots.states().items():
+            counts[f"{engine}.primed"] = state.num_primed
+            counts[f"{engine}.priming"] = state.num_priming
+            counts[f"{engine}.bound"] = state.num_bound
+        return counts
+
+    def _drop_bytes(self, revision: str) -> bool:
+        """Free a region, unless it is not here or another model's replica uses it."""
+        try:
+            self._parts.arena.release(revision)
+        except (NotFoundError, ConflictError):
+            return False
+        self._parts.reporter.region_dropped(revision)
+        return True
+
+    async def _warm_texts(self, revisions: Sequence[str]) -> None:
+        """Parse the tokenizers of adopted weights, so that their first wake does not."""
+        for revision in revisions[: self.config.agent.tokenizer_cache_size]:
+            try:
+                await self._loads.warm_text(self.config.data_path / "artifacts" / revision, revision)
+            except SllmError as error:
+                _log.warning("adopted revision %s has no usable text: %s", revision, error)
+
+    def _check_running(self) -> None:
+        if not self.is_running:
+            raise ShuttingDownError("the agent is stopping; ask another", source="agent")
+
+
+def installed_engines() -> list[EngineKind]:
+    """`simulated` always, `torch` where it is installed; it is looked for, not imported."""
+    kinds: list[EngineKind] = list(get_args(EngineKind))
+    return [kind for kind in kinds if kind != "torch" or importlib.util.find_spec("torch") is not None]
+
+
+def _agent_id(data_path: Path) -> str:
+    """One per host and data directory."""
+    host = socket.gethostname()
+    return f"agent-{blake3(f'{host}:{data_path.absolute()}'.encode()).hexdigest()[:16]}"

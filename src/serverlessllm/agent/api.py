@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's HTTP surface. Each handler: decode, call the agent, encode.
+
+Every call but `/metrics` and `/healthz` needs the cluster secret. Errors have OpenAI's shape. The reserved paths
+(`/migrate /snapshot /restore /shards/…`) are 404 like any other that is not built.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from typing import Final, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from serverlessllm.agent.agent import Agent
+from serverlessllm.agent.stream import answer
+from serverlessllm.errors import (
+    AuthenticationError,
+    InvalidRequestError,
+    MethodNotAllowedError,
+    NotFoundError,
+    PayloadTooLargeError,
+    SllmError,
+)
+from serverlessllm.telemetry import metrics
+from serverlessllm.wire.agent import SECRET_HEADER, InferHeaders, LoadRequest, UnloadRequest
+from serverlessllm.wire.openai import field_error
+
+AGENT: Final = web.AppKey("agent", Agent)
+OPEN_PATHS: Final = ("/metrics", "/healthz")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+def create_app(agent: Agent) -> web.Application:
+    """The application of a started agent. Serve it with `handler_cancellation`, or clients cannot cancel."""
+    max_body_bytes = agent.config.orchestrator.max_body_bytes
+    app = web.Application(middlewares=[_errors, _secret], client_max_size=max_body_bytes)
+    app[AGENT] = agent
+    app.router.add_post("/load", _load)
+    app.router.add_post("/unload", _unload)
+    app.router.add_post("/infer", _infer)
+    app.router.add_get("/events", _events, allow_head=False)
+    app.router.add_get("/status", _status)
+    app.router.add_get("/metrics", _metrics)
+    app.router.add_get("/healthz", _healthz)
+    return app
+
+
+def error_response(error: SllmError) -> web.Response:
+    """The error as its status and OpenAI-shaped body, with Retry-After where it says when."""
+    response = _json(error.as_openai(), status=error.http_status)
+    if error.retry_after_s is not None:
+        response.headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+    return response
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except SllmError as error:
+        return error_response(error)
+    except web.HTTPException as error:
+        return error_response(_from_aiohttp(error, request))
+    except ConnectionResetError:
+        raise  # the client left: nobody reads an answer
+    except Exception:
+        # A bug. It must cost one request and be seen, not end the node.
+        _log.exception("%s %s failed", request.method, request.path)
+        return error_response(SllmError(f"{request.path} failed; see the agent's log", source="agent"))
+
+
+@web.middleware
+async def _secret(request: web.Request, handler: Handler) -> web.StreamResponse:
+    is_known = request.match_info.http_exception is None
+    if is_known and request.path not in OPEN_PATHS:
+        given = request.headers.get(SECRET_HEADER, "").encode("utf-8", "surrogateescape")
+        if not hmac.compare_digest(given, request.app[AGENT].secret.encode()):
+            raise AuthenticationError(f"header {SECRET_HEADER}: missing, or not this cluster's secret")
+    return await handler(request)
+
+
+async def _load(request: web.Request) -> web.Response:
+    return _json(await request.app[AGENT].load(await _body(request, LoadRequest)))
+
+
+async def _unload(request: web.Request) -> web.Response:
+    return _json(await request.app[AGENT].unload(await _body(request, UnloadRequest)))
+
+
+async def _infer(request: web.Request) -> web.StreamResponse:
+    agent = request.app[AGENT]
+    headers = InferHeaders.decode(request.headers)
+    inference = agent.infer(headers, await request.read())
+    try:
+        return await answer(request, inference)
+    finally:
+        agent.note_tokens(inference)
+
+
+async def _events(request: web.Request) -> web.StreamResponse:
+    agent = request.app[AGENT]
+    from_seq = _from_seq(request.query.get("from"))
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+    await response.prepare(request)
+    async with aclosing(agent.events.follow(from_seq, agent.status)) as events:
+        async for data in events:
+            await response.write(data)
+    return response
+
+
+async def _status(request: web.Request) -> web.Response:
+    return _json(request.app[AGENT].status())
+
+
+async def _metrics(request: web.Request) -> web.Response:
+    body = request.app[AGENT].render_metrics()
+    return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
+async def _healthz(request: web.Request) -> web.Response:
+    is_running = request.app[AGENT].is_running
+    return _json({"status": "ok" if is_running else "stopping"}, status=200 if is_running else 503)
+
+
+async def _body(request: web.Request, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(await request.read(), type=kind)
+    except msgspec.MsgspecError as error:
+        raise field_error(error) from error
+
+
+def _from_seq(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > 20:
+        raise InvalidRequestError(f"from: {text[:40]!r} is not a sequence number", param="from")
+    return int(text)
+
+
+def _json(body: object, *, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(body), status=status, content_type="application/json")
+
+
+def _from_aiohttp(error: web.HTTPException, request: web.Request) -> SllmError:
+    match error:
+        case web.HTTPNotFound():
+            return NotFoundError(f"no such path: {request.path[:100]}", source="agent")
+        case web.HTTPMethodNotAllowed():
+            return MethodNotAllowedError(f"{request.path} does not take {request.method}", source="agent")
+        case web.HTTPRequestEntityTooLarge():
+            return PayloadTooLargeError(
+                f"the body exceeds {request.app[AGENT].config.orchestrator.max_body_bytes} bytes",
+                source="agent",
+            )
+        case _:
+            return InvalidRequestError(error.reason, source="agent")

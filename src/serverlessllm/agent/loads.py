@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All loads of one node, and the replicas that they made. Knows no HTTP and no requests."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from serverlessllm.agent.admission import Admission
+from serverlessllm.agent.artifacts import OpenArtifacts
+from serverlessllm.agent.flight import Flight
+from serverlessllm.agent.load import Load, NodeParts
+from serverlessllm.agent.replica import Replica, ReplicaKey
+from serverlessllm.errors import StaleAttemptError
+from serverlessllm.types import EngineKind
+from serverlessllm.wire.agent import LoadRequest, LoadResult
+
+
+class Loads:
+    """Single flight per (model, revision). Ensures: one replica per key at a time."""
+
+    def __init__(self, parts: NodeParts) -> None:
+        self._parts = parts
+        self._artifacts = OpenArtifacts()
+        self._flights: dict[ReplicaKey, Flight[LoadResult]] = {}
+        self.replicas: dict[ReplicaKey, Replica] = {}
+        self._admission = Admission(parts.arena, self.replicas, parts.config.engine.max_replicas)
+
+    async def load(self, request: LoadRequest, engine: EngineKind) -> LoadResult:
+        """Bring a replica up, join the load that does, or report the one that is ready as hot.
+
+        Cancelled when the last caller leaves. Raises: StaleAttemptError; InsufficientMemoryError; CapacityError when
+        no room came free in time; CheckpointError; ModelLoadError; ReplicaGoneError when an unload stopped it.
+        """
+        key = ReplicaKey(request.model, request.revision)
+        while (replica := self.replicas.get(key)) is not None:
+            self.fence(replica, request.attempt)
+            flight = self._flights.get(key)
+            if replica.state == "ready":
+                return self._hot(replica)
+            if flight is not None and not flight.is_stopped:
+                return await flight.join()
+            await replica.gone.wait()
+        replica = self._new_replica(key, engine, request.attempt)
+        flight = Flight(self._bring_up(replica, request))
+        self._flights[key] = flight
+        return await flight.join()
+
+    def fence(self, replica: Replica, attempt: int) -> None:
+        """Make `attempt` the replica's. Raises StaleAttemptError if it is older: its caller acts on an old view."""
+        if attempt < replica.attempt:
+            raise StaleAttemptError(
+                f"attempt {attempt} for model {replica.key.model} is stale: attempt {replica.attempt} "
+                "owns the replica",
+                source="agent",
+            )
+        replica.attempt = attempt
+
+    async def stop_load(self, key: ReplicaKey) -> None:
+        """Cancel a load under way; returns when nothing of it is left."""
+        flight = self._flights.get(key)
+        if flight is not None:
+            await flight.stopped()
+
+    async def warm_text(self, directory: Path, revision: str) -> None:
+        """Parse the tokenizer of a revision that is in DRAM already. Raises as `OpenArtifacts.open`."""
+        opened = await self._artifacts.open(directory, revision)
+        await self._parts.texts.get(opened.artifact)
+
+    async def stop(self) -> None:
+        """Cancel all loads and unbind all replicas."""
+        await asyncio.gather(*(flight.stopped() for flight in list(self._flights.values())))
+        await asyncio.gather(*(replica.unbind() for replica in list(self.replicas.values())))
+
+    def _new_replica(self, key: ReplicaKey, engine: EngineKind, attempt: int) -> Replica:
+        replica = Replica(
+            key,
+            engine,
+            attempt,
+            slots=self._parts.slots,
+            clock=self._parts.clock,
+            max_queue_length=self._parts.config.agent.max_queue_length,
+            on_change=self._on_change,
+        )
+        self.replicas[key] = replica
+        self._on_change(replica)
+        return replica
+
+    def _on_change(self, replica: Replica) -> None:
+        self._parts.reporter.replica_changed(replica)
+        if replica.gone.is_set() and self.replicas.get(replica.key) is replica:
+            del self.replicas[replica.key]
+            self._parts.reporter.regions_changed()
+        if replica.is_idle or replica.gone.is_set():
+            self._admission.notice()
+
+    def _hot(self, replica: Replica) -> LoadResult:
+        return LoadResult(
+            model=replica.key.model,
+            revision=replica.key.revision,
+            attempt=replica.attempt,
+            start="hot",
+            tier="dram",
+            nbytes=replica.nbytes,
+            fetch_ms=0.0,
+            read_ms=0.0,
+            bind_ms=0.0,
+            gbps=0.0,
+            possible_gbps=0.0,
+            limiting="",
+        )
+
+    async def _bring_up(self, replica: Replica, request: LoadRequest) -> LoadResult:
+        """The work of one flight: a ready replica, or none and an error that says why."""
+        reporter = self._parts.reporter
+        try:
+            result = await Load(self._parts, self._artifacts, self._admission, replica, request).run()
+        except BaseException as error:
+            reporter.load_failed(replica.key, str(error) or "stopped")
+            await replica.unbind()
+            raise
+        else:
+            reporter.load_succeeded(replica.key, result, replica.engine)
+            return result
+        finally:
+            reporter.regions_changed()
+            del self._flights[replica.key]
