@@ -109,6 +109,20 @@ class ModelList(msgspec.Struct, frozen=True):
     models: list[ModelView]
 
 
+class StopModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /admin/models/{name}/stop`; `drop_bytes` frees the model's memory too."""
+
+    drop_bytes: bool = False
+
+
+def parse_stop_model(body: bytes) -> StopModel:
+    """Decode and check; an empty body takes the defaults. Raises InvalidRequestError naming the field."""
+    try:
+        return msgspec.json.decode(body or b"{}", type=StopModel)
+    except msgspec.MsgspecError as error:
+        raise field_error(error) from error
+
+
 class Stopped(msgspec.Struct, frozen=True):
     """`POST /admin/models/{name}/stop`: how many replicas were unbound."""
 
@@ -232,12 +246,13 @@ def parse_create_key(body: bytes) -> CreateKey:
 
 
 class KeyView(msgspec.Struct, frozen=True):
-    """An API key without its secret."""
+    """An API key without its secret; `shown_prefix` is how its text begins."""
 
     id: str
     name: str
     role: Role
     created_s: float
+    shown_prefix: str = ""
 
 
 class KeyList(msgspec.Struct, frozen=True):

@@ -166,7 +166,7 @@ def _or(value: float | None, default: float) -> float:
     return default if value is None else value
 
 
-_NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
+NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "n": (1,),
     "best_of": (1,),
     "logprobs": (False,),
@@ -190,7 +190,7 @@ _NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
 }
 """Unsupported fields, each with the values that ask for nothing."""
 
-_BOUNDS: Final[dict[str, tuple[float, float]]] = {
+BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "max_tokens": (1, MAX_TOKENS_BOUND),
     "max_completion_tokens": (1, MAX_TOKENS_BOUND),
     "temperature": (0.0, 2.0),
@@ -206,12 +206,12 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
 
 def _check_fields(request: ChatRequest | CompletionRequest) -> None:
     check_model_name(request.model)
-    for name, neutral in _NEUTRAL.items():
+    for name, neutral in NEUTRAL.items():
         value = getattr(request, name, None)
         if value is None or any(value == off and type(value) is type(off) for off in neutral):
             continue
         raise UnsupportedFieldError(f"{name}: not supported by this server yet; leave it out", param=name)
-    for name, (low, high) in _BOUNDS.items():
+    for name, (low, high) in BOUNDS.items():
         value = getattr(request, name, None)
         if value is not None and not low <= value <= high:
             raise InvalidRequestError(

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our end of one agent: its clients, its state, and whether it is alive.
+
+    state    → entered by                                     means
+    alive    → a snapshot or any later event                  takes loads and requests
+    dead     → a failed connection, or SILENCE_S of silence   everything in flight to it is failed
+
+Knows nothing of models or placement: what an event means to others is told through `AgentObserver`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from contextlib import aclosing
+from typing import Final, Protocol
+
+from serverlessllm.clock import Clock
+from serverlessllm.errors import SllmError
+from serverlessllm.orchestrator.agent_state import AgentState
+from serverlessllm.orchestrator.upstream import Upstream
+from serverlessllm.sdk.agent import SILENCE_S, AgentClient
+from serverlessllm.wire import WIRE_VERSION
+from serverlessllm.wire.events import AgentEvent, Snapshot
+
+log = logging.getLogger(__name__)
+
+FIRST_BACKOFF_S: Final = 0.05
+MAX_BACKOFF_S: Final = 2.0
+
+
+class AgentObserver(Protocol):
+    """Who wants to know. Called in the event loop, must not block."""
+
+    def agent_changed(self, link: AgentLink, event: AgentEvent) -> None:
+        """`event` was applied to `link.state`; the link is alive."""
+
+    def agent_lost(self, link: AgentLink) -> None:
+        """The agent is dead: its replicas cannot be reached."""
+
+
+class AgentLink:
+    """One agent, by its address. `run` follows its event stream until cancelled."""
+
+    def __init__(self, address: str, secret: str, clock: Clock, observer: AgentObserver) -> None:
+        self.address = address
+        self.client = AgentClient(address, secret)
+        self.upstream = Upstream(address)
+        self.state = AgentState()
+        self.is_alive = False
+        self.lost = asyncio.Event()
+        self.num_failures = 0
+        self._clock = clock
+        self._observer = observer
+        self._heard_s = clock.monotonic_s()
+        self._boot_id = ""
+        self._seq: int | None = None
+
+    @property
+    def agent_id(self) -> str:
+        """The agent's own name; its address until it told us."""
+        base = self.state.base
+        return self.address if base is None else base.agent_id
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the last event."""
+        return self._clock.monotonic_s() - self._heard_s
+
+    async def run(self) -> None:
+        """Follow the event stream; reconnect with backoff, the first time at once."""
+        backoff_s = 0.0
+        while True:
+            try:
+                async with aclosing(self.client.events(self._seq)) as events:
+                    async for seq, event in events:
+                        backoff_s = 0.0
+                        self._take(seq, event)
+            except SllmError as error:
+                log.debug("agent %s: %s", self.address, error.message)
+                if backoff_s or self.silent_s >= SILENCE_S:
+                    self._give_up(error.message)
+            await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
+            backoff_s = min(MAX_BACKOFF_S, max(FIRST_BACKOFF_S, 2 * backoff_s))
+
+    def _take(self, seq: int, event: AgentEvent) -> None:
+        if isinstance(event, Snapshot):
+            if event.status.wire_version != WIRE_VERSION:
+                log.error(
+                    "agent %s speaks wire version %d, we %d; upgrade the older one",
+                    self.address,
+                    event.status.wire_version,
+                    WIRE_VERSION,
+                )
+                return
+            if self._boot_id and event.status.boot_id != self._boot_id:
+                self._give_up("it restarted")
+            self._boot_id = event.status.boot_id
+        elif not self._boot_id:
+            return
+        self._seq = seq
+        self._heard_s = self._clock.monotonic_s()
+        self.state.apply(event)
+        if not self.is_alive:
+            self.is_alive = True
+            self.lost = asyncio.Event()
+            log.info("agent %s (%s) is alive", self.agent_id, self.address)
+        self._observer.agent_changed(self, event)
+
+    def _give_up(self, reason: str) -> None:
+        """Dead until its next snapshot: nothing of what it had can be relied on."""
+        self._seq = None
+        if not self.is_alive:
+            return
+        log.warning("agent %s (%s) is lost: %s", self.agent_id, self.address, reason)
+        self.is_alive = False
+        self._boot_id = ""
+        self.lost.set()
+        self.upstream.abort()
+        self._observer.agent_lost(self)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        self.upstream.abort()
+        await self.client.aclose()

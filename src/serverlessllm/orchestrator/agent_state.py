@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one agent last said about itself: its snapshot and the deltas since. Pure; reads no clock."""
+
+from __future__ import annotations
+
+import msgspec
+
+from serverlessllm.types import Tier
+from serverlessllm.wire.agent import (
+    AgentStatus,
+    BandwidthStatus,
+    LoadProgressStatus,
+    RegionStatus,
+    ReplicaStatus,
+)
+from serverlessllm.wire.events import (
+    AgentEvent,
+    BandwidthChanged,
+    LoadEnded,
+    LoadProgressed,
+    RegionChanged,
+    ReplicaChanged,
+    Snapshot,
+)
+
+
+class AgentState:
+    """Fed by `apply`; empty until the first snapshot. Replicas and loads are keyed by (model, revision)."""
+
+    def __init__(self) -> None:
+        self._base: AgentStatus | None = None
+        self._used_bytes = 0
+        self.replicas: dict[tuple[str, str], ReplicaStatus] = {}
+        self.loads: dict[tuple[str, str], LoadProgressStatus] = {}
+        self.regions: dict[str, RegionStatus] = {}
+        self.bandwidths: dict[Tier, BandwidthStatus] = {}
+
+    @property
+    def base(self) -> AgentStatus | None:
+        """The last snapshot's own fields (identity, engines, budget); its lists are out of date."""
+        return self._base
+
+    def apply(self, event: AgentEvent) -> None:
+        """Take one event. Deltas before the first snapshot are harmless: the snapshot replaces everything."""
+        match event:
+            case Snapshot(status=status):
+                self._take_snapshot(status)
+            case ReplicaChanged(replica=replica):
+                key = (replica.model, replica.revision)
+                if replica.state == "gone":
+                    self.replicas.pop(key, None)
+                else:
+                    self.replicas[key] = replica
+            case RegionChanged(region=region, arena_used_bytes=used_bytes):
+                self._used_bytes = used_bytes
+                if region.nbytes == 0:
+                    self.regions.pop(region.revision, None)
+                else:
+                    self.regions[region.revision] = region
+            case LoadProgressed(load=load):
+                self.loads[load.model, load.revision] = load
+            case LoadEnded(model=model, revision=revision):
+                self.loads.pop((model, revision), None)
+            case BandwidthChanged(bandwidth=bandwidth):
+                self.bandwidths[bandwidth.tier] = bandwidth
+            case _:
+                pass  # a heartbeat changes nothing
+
+    def _take_snapshot(self, status: AgentStatus) -> None:
+        self._base = status
+        self._used_bytes = status.arena_used_bytes
+        self.replicas = {(item.model, item.revision): item for item in status.replicas}
+        self.loads = {(item.model, item.revision): item for item in status.loads}
+        self.regions = {item.revision: item for item in status.regions}
+        self.bandwidths = {item.tier: item for item in status.bandwidths}
+
+    def status(self) -> AgentStatus | None:
+        """The whole state as of the last event; None before the first snapshot."""
+        if self._base is None:
+            return None
+        return msgspec.structs.replace(
+            self._base,
+            arena_used_bytes=self._used_bytes,
+            replicas=list(self.replicas.values()),
+            loads=list(self.loads.values()),
+            regions=list(self.regions.values()),
+            bandwidths=list(self.bandwidths.values()),
+        )

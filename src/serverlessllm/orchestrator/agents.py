@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All agents that we follow. Which of them a model goes to is placement's business."""
+
+from __future__ import annotations
+
+import asyncio
+
+from serverlessllm.clock import Clock
+from serverlessllm.errors import NotFoundError
+from serverlessllm.orchestrator.agent_link import AgentLink, AgentObserver
+from serverlessllm.types import Tier
+from serverlessllm.wire.admin import AgentView, ReplicaView
+from serverlessllm.wire.agent import LoadProgressStatus
+
+
+class Agents:
+    """One link per address, followed from `start` to `stop`."""
+
+    def __init__(self, addresses: list[str], secret: str, clock: Clock, observer: AgentObserver) -> None:
+        self._links = [AgentLink(address, secret, clock, observer) for address in addresses]
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Begin to follow; does not wait for anyone to answer."""
+        self._tasks = [asyncio.create_task(link.run(), name=f"follow {link.address}") for link in self._links]
+
+    async def stop(self) -> None:
+        """Stop following and close every connection."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for link in self._links:
+            await link.aclose()
+
+    def alive(self) -> list[AgentLink]:
+        """Those that may be given work."""
+        return [link for link in self._links if link.is_alive]
+
+    def by_id(self, agent_id: str) -> AgentLink | None:
+        """The living agent of that name."""
+        return next((link for link in self._links if link.is_alive and link.agent_id == agent_id), None)
+
+    def views(self) -> list[AgentView]:
+        """Every agent, for `/admin/agents`."""
+        return [_view(link) for link in self._links]
+
+    def view(self, agent_id: str) -> AgentView:
+        """One agent by id or address. Raises NotFoundError."""
+        for link in self._links:
+            if agent_id in (link.agent_id, link.address):
+                return _view(link)
+        raise NotFoundError(f"no agent {agent_id[:80]!r}; see `GET /admin/agents`", param="id")
+
+    def replicas_of(self, model: str) -> list[ReplicaView]:
+        """Where the model is bound or being bound, as the living agents say."""
+        return [
+            ReplicaView(agent_id=link.agent_id, status=status)
+            for link in self.alive()
+            for (name, _), status in link.state.replicas.items()
+            if name == model
+        ]
+
+    def loads_of(self, model: str) -> list[LoadProgressStatus]:
+        """Loads of the model that are under way."""
+        return [
+            load for link in self.alive() for (name, _), load in link.state.loads.items() if name == model
+        ]
+
+    def memory_tier(self, revision: str) -> Tier | None:
+        """`dram` if some living agent holds all bytes of the revision, else None."""
+        for link in self.alive():
+            region = link.state.regions.get(revision)
+            if region is not None and region.is_complete:
+                return "dram"
+        return None
+
+
+def _view(link: AgentLink) -> AgentView:
+    return AgentView(
+        address=link.address,
+        is_alive=link.is_alive,
+        silent_s=round(link.silent_s, 3),
+        status=link.state.status(),
+    )

@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`/openapi.json`, made from the wire structs: what they accept is what is documented.
+
+Pure: no server, no request.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from serverlessllm import __version__
+from serverlessllm.types import MAX_MODEL_NAME_BYTES
+from serverlessllm.wire import admin, openai
+
+Schema = dict[str, Any]
+"""A JSON schema: a tree of JSON values, which has no narrower type."""
+
+_NAME: Final[Schema] = {
+    "type": "string",
+    "maxLength": MAX_MODEL_NAME_BYTES,
+    "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$",
+}
+_ERROR: Final[Schema] = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+                "source": {"type": "string"},
+                "retryable": {"type": "boolean"},
+            },
+        }
+    },
+}
+_MODEL: Final[Schema] = {
+    "type": "object",
+    "required": ["id", "object", "created", "owned_by"],
+    "properties": {
+        "id": {"type": "string"},
+        "object": {"const": "model"},
+        "created": {"type": "integer"},
+        "owned_by": {"type": "string"},
+    },
+}
+_MODELS: Final[Schema] = {
+    "type": "object",
+    "required": ["object", "data"],
+    "properties": {
+        "object": {"const": "list"},
+        "data": {"type": "array", "items": {"$ref": "#/components/schemas/Model"}},
+    },
+}
+_COMPLETION: Final[Schema] = {
+    "type": "object",
+    "required": ["id", "object", "created", "model", "choices"],
+    "properties": {
+        "id": {"type": "string"},
+        "object": {"enum": ["chat.completion", "text_completion"]},
+        "created": {"type": "integer"},
+        "model": {"type": "string"},
+        "choices": {"type": "array", "items": {"type": "object"}},
+        "usage": {"$ref": "#/components/schemas/Usage"},
+    },
+}
+_STATUS: Final[Schema] = {"type": "object", "properties": {"status": {"type": "string"}}}
+
+STRUCTS: Final = (
+    openai.ChatRequest,
+    openai.CompletionRequest,
+    openai.Usage,
+    admin.AddModel,
+    admin.ModelView,
+    admin.ModelList,
+    admin.StopModel,
+    admin.Stopped,
+    admin.Deleted,
+    admin.AgentView,
+    admin.AgentList,
+    admin.RequestList,
+    admin.RequestDetail,
+    admin.CreateKey,
+    admin.KeyList,
+    admin.KeyCreated,
+)
+
+REASONS: Final = {
+    400: "A field is malformed or not supported; `param` names it.",
+    401: "No API key, or an unknown one.",
+    403: "The key's role, the Host or the Origin does not allow this call.",
+    404: "The model, request, key or path does not exist.",
+    409: "The name is taken, or another writer was faster.",
+    413: "The body is above its bound.",
+    415: "State changes take application/json only.",
+    429: "A queue is full; Retry-After says when to come again.",
+    500: "The engine failed.",
+    502: "The model could not be loaded, or its worker was lost before the first token.",
+    503: "No agent was alive for the hold deadline, or the service is not ready.",
+    504: "The model did not wake within the hold deadline.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method of one path. `errors` beside those that its kind implies; `answer` names a schema or media type."""
+
+    method: str
+    path: str
+    summary: str
+    answer: str = ""
+    status: int = 200
+    body: str | None = None
+    errors: tuple[int, ...] = ()
+    needs_key: bool = True
+    media_types: tuple[str, ...] = ("application/json",)
+    parameters: tuple[tuple[str, str, Schema], ...] = ()
+
+    @property
+    def all_errors(self) -> list[int]:
+        """Every status of 4xx and 5xx that may come back."""
+        implied = {403} | ({401} if self.needs_key else set()) | ({400, 413, 415} if self.body else set())
+        return sorted(implied | set(self.errors))
+
+
+_IN_NAME: Final = ("name", "path", _NAME)
+_IN_ID: Final = ("id", "path", {"type": "string", "minLength": 1})
+_GENERATE_ERRORS: Final = (404, 429, 500, 502, 503, 504)
+_GENERATE_TYPES: Final = ("application/json", "text/event-stream")
+
+OPERATIONS: Final = (
+    Operation("get", "/v1/models", "Models that may be called", "Models"),
+    Operation("get", "/v1/models/{name}", "One model", "Model", errors=(404,), parameters=(_IN_NAME,)),
+    Operation(
+        "post",
+        "/v1/chat/completions",
+        "Answer a chat; a sleeping model is woken",
+        "Completion",
+        body="ChatRequest",
+        errors=_GENERATE_ERRORS,
+        media_types=_GENERATE_TYPES,
+    ),
+    Operation(
+        "post",
+        "/v1/completions",
+        "Continue a prompt; a sleeping model is woken",
+        "Completion",
+        body="CompletionRequest",
+        errors=_GENERATE_ERRORS,
+        media_types=_GENERATE_TYPES,
+    ),
+    Operation(
+        "post", "/v1/embeddings", "Not served by this version: always 400", body="Embeddings", status=0
+    ),
+    Operation("get", "/admin/models", "Registered models and where they are", "ModelList"),
+    Operation(
+        "post",
+        "/admin/models",
+        "Register a model",
+        "ModelView",
+        201,
+        body="AddModel",
+        errors=(404, 409, 500, 502, 503),
+    ),
+    Operation("get", "/admin/models/{name}", "One model", "ModelView", errors=(404,), parameters=(_IN_NAME,)),
+    Operation(
+        "delete",
+        "/admin/models/{name}",
+        "Remove a model",
+        "Deleted",
+        errors=(404, 503),
+        parameters=(_IN_NAME,),
+    ),
+    Operation(
+        "post",
+        "/admin/models/{name}/stop",
+        "Unbind a model's replicas",
+        "Stopped",
+        body="StopModel",
+        errors=(404, 503),
+        parameters=(_IN_NAME,),
+    ),
+    Operation("get", "/admin/agents", "Nodes", "AgentList"),
+    Operation("get", "/admin/agents/{id}", "One node", "AgentView", errors=(404,), parameters=(_IN_ID,)),
+    Operation(
+        "get",
+        "/admin/requests",
+        "Live and recent requests, the newest first",
+        "RequestList",
+        errors=(400,),
+        parameters=(("limit", "query", {"type": "integer", "minimum": 1, "maximum": 10_000}),),
+    ),
+    Operation(
+        "get",
+        "/admin/requests/{id}",
+        "One request's timeline and placement",
+        "RequestDetail",
+        errors=(404,),
+        parameters=(_IN_ID,),
+    ),
+    Operation("get", "/admin/keys", "API keys", "KeyList"),
+    Operation(
+        "post", "/admin/keys", "Make an API key", "KeyCreated", 201, body="CreateKey", errors=(409, 503)
+    ),
+    Operation(
+        "delete",
+        "/admin/keys/{id}",
+        "Revoke an API key",
+        "Deleted",
+        errors=(404, 409, 503),
+        parameters=(_IN_ID,),
+    ),
+    Operation("get", "/healthz", "The process answers", "Status", needs_key=False),
+    Operation("get", "/readyz", "An agent is alive", "Status", needs_key=False, errors=(503,)),
+    Operation("get", "/metrics", "Prometheus metrics", media_types=("text/plain",)),
+)
+"""Every operation with JSON answers of bounded length; `/admin/events` and the console's files are left out."""
+
+
+def document() -> Schema:
+    """The OpenAPI 3.1 document."""
+    paths: Schema = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "ServerlessLLM", "version": __version__, "license": {"name": "Apache-2.0"}},
+        "paths": paths,
+        "components": {
+            "schemas": _schemas(),
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _schemas() -> Schema:
+    _, found = msgspec.json.schema_components(STRUCTS, ref_template="#/components/schemas/{name}")
+    schemas: Schema = dict(found)
+    for name in ("ChatRequest", "CompletionRequest"):
+        _refine_generation(schemas[name]["properties"])
+    schemas["ChatRequest"]["properties"]["messages"] |= {"minItems": 1, "maxItems": openai.MAX_MESSAGES}
+    schemas["AddModel"]["properties"]["name"] = _NAME
+    schemas["AddModel"]["properties"]["source"] |= {"minLength": 1, "maxLength": admin.MAX_SOURCE_BYTES}
+    schemas["CreateKey"]["properties"]["name"] |= {"minLength": 1, "maxLength": admin.MAX_KEY_NAME_BYTES}
+    schemas |= {
+        "Error": _ERROR,
+        "Model": _MODEL,
+        "Models": _MODELS,
+        "Completion": _COMPLETION,
+        "Status": _STATUS,
+        "Embeddings": {"type": "object"},
+    }
+    return schemas
+
+
+def _refine_generation(properties: Schema) -> None:
+    """Add what `wire/openai.py` checks beyond types: bounds, and fields that may only say "off"."""
+    properties["model"] = _NAME
+    for name, (low, high) in openai.BOUNDS.items():
+        if name in properties:
+            properties[name] |= {"minimum": low, "maximum": high}
+    properties["top_p"] |= {"exclusiveMinimum": 0}
+    for name, neutral in openai.NEUTRAL.items():
+        if name in properties:
+            properties[name] = {"enum": [None, *neutral]}
+
+
+def _operation(operation: Operation) -> Schema:
+    responses: Schema = {str(status): _error(status) for status in operation.all_errors}
+    if operation.status:
+        responses[str(operation.status)] = _success(operation)
+    result: Schema = {"summary": operation.summary, "responses": responses}
+    if operation.needs_key:
+        result["security"] = [{"key": []}, {}]
+    if operation.parameters:
+        result["parameters"] = [
+            {"name": name, "in": place, "required": place == "path", "schema": schema}
+            for name, place, schema in operation.parameters
+        ]
+    if operation.body is not None:
+        result["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{operation.body}"}}},
+        }
+    return result
+
+
+def _success(operation: Operation) -> Schema:
+    content: Schema = {}
+    for media_type in operation.media_types:
+        is_json = media_type == "application/json"
+        schema = {"$ref": f"#/components/schemas/{operation.answer}"} if is_json else {"type": "string"}
+        content[media_type] = {"schema": schema}
+    return {"description": operation.summary, "content": content}
+
+
+def _error(status: int) -> Schema:
+    described: Schema = {
+        "description": REASONS[status],
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+    }
+    if status == 429:
+        described["headers"] = {"Retry-After": {"schema": {"type": "integer"}}}
+    return described

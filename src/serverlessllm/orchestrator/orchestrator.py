@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The front's parts, wired: what each knows of the others is seen here. No HTTP: that is `api.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from serverlessllm.clock import Clock
+from serverlessllm.config import Config
+from serverlessllm.errors import ModelNotFoundError
+from serverlessllm.metadata.store import MetadataStore
+from serverlessllm.orchestrator.admission import Admission
+from serverlessllm.orchestrator.agent_link import AgentLink
+from serverlessllm.orchestrator.agents import Agents
+from serverlessllm.orchestrator.changes import Changes
+from serverlessllm.orchestrator.decisions import DecisionRing
+from serverlessllm.orchestrator.keyring import Keyring
+from serverlessllm.orchestrator.models import Models
+from serverlessllm.orchestrator.placements import Placements
+from serverlessllm.orchestrator.proxy import Proxy
+from serverlessllm.orchestrator.reconcile import Reconciler
+from serverlessllm.orchestrator.registration import Registrations
+from serverlessllm.orchestrator.replicas import ReplicaTable
+from serverlessllm.orchestrator.request_metrics import RequestMetrics
+from serverlessllm.orchestrator.room import Room
+from serverlessllm.orchestrator.scaling.idle import IdleScaler
+from serverlessllm.orchestrator.unbind import Unbinder
+from serverlessllm.orchestrator.views import Views
+from serverlessllm.orchestrator.wake import Wakes
+from serverlessllm.orchestrator.waker import Waker
+from serverlessllm.sdk.ingest import IngestClient
+from serverlessllm.telemetry.metrics import OrchestratorMetrics
+from serverlessllm.telemetry.timeline import TimelineRing
+from serverlessllm.wire.events import AgentEvent, Heartbeat, Snapshot
+
+log = logging.getLogger(__name__)
+
+
+class Orchestrator:
+    """`agents` are addresses to follow. `remove_artifact(revision)` is given where artifacts are on our own disk."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: MetadataStore,
+        secret: str,
+        agents: list[str],
+        ingest_url: str,
+        clock: Clock,
+        *,
+        remove_artifact: Callable[[str], None] | None = None,
+    ) -> None:
+        self.config = config.orchestrator
+        self._remove_artifact = remove_artifact
+        self.changes = Changes()
+        self.metrics = OrchestratorMetrics()
+        self.ring = TimelineRing(self.config.timeline_ring_size)
+        decisions = DecisionRing()
+        self.models = Models(store, self.changes, clock)
+        self.keyring = Keyring(store, self.changes, clock)
+        self.admission = Admission(self.config, self.keyring)
+        self.agents = Agents(agents, secret, clock, self)
+        self._table = ReplicaTable(clock)
+        self._placements = Placements(store)
+        self._unbinder = Unbinder(self.agents, self._table, self._placements)
+        self._reconciler = Reconciler(self.models, self.agents, self._table, self._placements, self._unbinder)
+        self._ingest = IngestClient(ingest_url, secret)
+        self.registrations = Registrations(
+            self.models, self._ingest, config.data_path / "artifacts", self.changes
+        )
+        room = Room(self._table, self._unbinder, self.changes, clock)
+        waker = Waker(
+            self.models, self.agents, self._table, self._placements, room, decisions, self.changes, clock
+        )
+        self.wakes = Wakes(waker, self.agents, self.metrics, self.config.max_held_requests)
+        keep_alive_s = self.config.keep_alive_s
+        self._idle = IdleScaler(self.models, self._table, self._unbinder, clock, keep_alive_s)
+        self.views = Views(self.models, self.agents, self.wakes, self.ring, decisions, clock, keep_alive_s)
+        self.proxy = Proxy(
+            self.models,
+            self.agents,
+            self._table,
+            self.wakes,
+            self.ring,
+            RequestMetrics(self.metrics, clock),
+            self.config,
+            secret,
+            clock,
+        )
+        self._idle_task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Read the store, resume registrations, follow the agents.
+
+        Raises: ConfigError when we would listen publicly without keys; MetadataUnavailableError.
+        """
+        await self.models.start()
+        await self.keyring.start()
+        self.admission.check_start()
+        self.registrations.resume()
+        await self.agents.start()
+        await self._reconciler.start()
+        self._idle_task = asyncio.create_task(self._idle.run(), name="scale to zero")
+
+    async def stop(self) -> None:
+        """Stop everything; what waits is told. Replicas stay with their agents."""
+        if self._idle_task is not None:
+            self._idle_task.cancel()
+            await asyncio.gather(self._idle_task, return_exceptions=True)
+        await self.wakes.stop()
+        await self.registrations.stop()
+        await self._reconciler.stop()
+        await self._placements.flush()
+        await self.agents.stop()
+        await self._ingest.aclose()
+        await self.keyring.stop()
+        await self.models.stop()
+
+    def agent_changed(self, link: AgentLink, event: AgentEvent) -> None:
+        """See `AgentObserver`."""
+        if isinstance(event, Heartbeat):
+            return
+        self._table.apply(link, event)
+        if isinstance(event, Snapshot):
+            self._reconciler.agent_joined(link)
+        self._count_agents()
+        self.changes.notify()
+
+    def agent_lost(self, link: AgentLink) -> None:
+        """See `AgentObserver`."""
+        self._table.drop_agent(link)
+        self._count_agents()
+        self.changes.notify()
+
+    async def stop_model(self, name: str, *, drop_bytes: bool) -> int:
+        """Unbind the model's replicas; returns how many. Raises ModelNotFoundError."""
+        record = self.models.get(name)
+        return await self._unbinder.unbind_all(name, record.revision, drop_bytes=drop_bytes)
+
+    async def remove_model(self, name: str) -> None:
+        """Forget the model, unbind it, and delete its artifact when it is the last that uses it.
+
+        Raises: ModelNotFoundError; MetadataUnavailableError, then nothing was changed.
+        """
+        record = self.models.get(name)
+        await self.models.remove(name)
+        self.registrations.cancel(name)
+        self.wakes.cancel(name, ModelNotFoundError(f"model {name!r} was removed", param="model"))
+        revision = record.revision
+        is_last = revision is not None and not self.models.uses(revision)
+        await self._unbinder.unbind_all(name, revision, drop_bytes=is_last)
+        self._table.forget(name)
+        if is_last and revision is not None and self._may_remove_artifacts():
+            await asyncio.to_thread(self._remove, revision)
+
+    def _may_remove_artifacts(self) -> bool:
+        """Not while something registers: it may be about to find that very artifact."""
+        return all(record.state != "registering" for record in self.models.all())
+
+    def _remove(self, revision: str) -> None:
+        if self._remove_artifact is not None:
+            self._remove_artifact(revision)
+
+    def _count_agents(self) -> None:
+        views = self.agents.views()
+        num_alive = sum(view.is_alive for view in views)
+        self.metrics.agents.labels("true").set(num_alive)
+        self.metrics.agents.labels("false").set(len(views) - num_alive)

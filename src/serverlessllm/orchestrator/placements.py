@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Placement records in the store: who may bring a replica up (`attempt`), and where it is.
+
+An attempt is one above the store's revision at the claim. That counter only rises, so that attempts rise too,
+even when a record was deleted in between: an agent's fence never refuses a claim that is newer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Final
+
+import msgspec
+
+from serverlessllm.errors import ConflictError, SllmError
+from serverlessllm.metadata.keys import Keys
+from serverlessllm.metadata.records import PlacementRecord, decode, encode
+from serverlessllm.metadata.store import Entry, MetadataStore
+
+log = logging.getLogger(__name__)
+
+REPLICA: Final = "0"
+"""One replica per model in this version; the key has room for more."""
+MAX_CLAIM_TRIES: Final = 8
+
+
+class Placements:
+    """Claims are compare-and-swaps; what follows a claim is written in the background."""
+
+    def __init__(self, store: MetadataStore) -> None:
+        self._store = store
+        self._claimed: dict[str, int] = {}
+        self._writes: set[asyncio.Task[None]] = set()
+
+    def is_ours(self, model: str, attempt: int) -> bool:
+        """Whether this process made that claim and has not released it."""
+        return self._claimed.get(model) == attempt
+
+    async def claim(self, model: str, revision: str, agent_id: str) -> int:
+        """Become the one that wakes the model; returns the attempt.
+
+        Raises: ConflictError when others were faster each time; MetadataUnavailableError.
+        """
+        key = Keys.placement(model, REPLICA)
+        for _ in range(MAX_CLAIM_TRIES):
+            entries, store_revision = await self._store.range(Keys.placements(model))
+            known = next((entry.revision for entry in entries if entry.key == key), 0)
+            record = PlacementRecord(
+                model=model,
+                replica=REPLICA,
+                node=agent_id,
+                revision=revision,
+                attempt=store_revision + 1,
+                state="loading",
+            )
+            if await self._store.compare_and_swap(key, known, encode(record)) is not None:
+                self._claimed[model] = record.attempt
+                return record.attempt
+        raise ConflictError(f"others claim the placement of {model} all the time; try again")
+
+    async def next_attempt(self, model: str) -> int:
+        """An attempt newer than every claim on the model so far, without claiming."""
+        _, store_revision = await self._store.range(Keys.placements(model))
+        return store_revision + 1
+
+    def settle(self, model: str, attempt: int, *, is_ready: bool) -> None:
+        """Note, in the background, how the attempt ended."""
+        if is_ready:
+            self._spawn(self._mark_ready(model, attempt))
+        else:
+            self._spawn(self.release(model, attempt))
+
+    async def release(self, model: str, attempt: int) -> None:
+        """Delete the record if it is of this attempt or an older one."""
+        if self._claimed.get(model, attempt) <= attempt:
+            self._claimed.pop(model, None)
+        key = Keys.placement(model, REPLICA)
+        while (entry := await self._store.get(key)) is not None:
+            if decode(PlacementRecord, entry).attempt > attempt:
+                return
+            if await self._store.delete(key, expect_revision=entry.revision):
+                return
+
+    async def adopt(self, model: str, revision: str, agent_id: str, attempt: int) -> None:
+        """Record a ready replica that an agent has and the store does not know."""
+        key = Keys.placement(model, REPLICA)
+        record = PlacementRecord(
+            model=model, replica=REPLICA, node=agent_id, revision=revision, attempt=attempt, state="ready"
+        )
+        await self._store.compare_and_swap(key, 0, encode(record))
+
+    async def all(self) -> list[PlacementRecord]:
+        """Every record in the store."""
+        entries, _ = await self._store.range(Keys.PLACEMENTS)
+        return [decode(PlacementRecord, entry) for entry in entries]
+
+    async def flush(self) -> None:
+        """Wait for the writes in the background."""
+        while self._writes:
+            await asyncio.wait(set(self._writes))
+
+    async def _mark_ready(self, model: str, attempt: int) -> None:
+        key = Keys.placement(model, REPLICA)
+        entry: Entry | None = await self._store.get(key)
+        if entry is None:
+            return
+        record = decode(PlacementRecord, entry)
+        if record.attempt == attempt:
+            ready = msgspec.structs.replace(record, state="ready")
+            await self._store.compare_and_swap(key, entry.revision, encode(ready))
+
+    def _spawn(self, write: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(write)
+        self._writes.add(task)
+        task.add_done_callback(self._written)
+
+    def _written(self, task: asyncio.Task[None]) -> None:
+        self._writes.discard(task)
+        if not task.cancelled() and isinstance(error := task.exception(), SllmError):
+            log.warning("a placement record was not written: %s", error.message)

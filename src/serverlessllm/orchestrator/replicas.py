@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which replica answers for a model now: the one table that the hot path reads.
+
+Written by load results (at once) and by the agents' events. A delta that tells of an attempt which we dropped
+ourselves is old news and is ignored; a snapshot is the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from serverlessllm.clock import Clock
+from serverlessllm.orchestrator.agent_link import AgentLink
+from serverlessllm.wire.agent import ReplicaStatus
+from serverlessllm.wire.events import AgentEvent, ReplicaChanged, Snapshot
+
+
+class Replica:
+    """A ready replica. `num_inflight` counts our own requests; `used_s` (monotonic) is when the last one ended.
+
+    A draining replica takes no new requests.
+    """
+
+    __slots__ = (
+        "attempt",
+        "is_draining",
+        "link",
+        "model",
+        "num_inflight",
+        "num_remote",
+        "ready_s",
+        "revision",
+        "used_s",
+    )
+
+    def __init__(self, link: AgentLink, model: str, revision: str, attempt: int, now_s: float) -> None:
+        self.link = link
+        self.model = model
+        self.revision = revision
+        self.attempt = attempt
+        self.num_inflight = 0
+        self.num_remote = 0
+        self.ready_s = now_s
+        self.used_s = now_s
+        self.is_draining = False
+
+
+class ReplicaTable:
+    """Model → its ready replicas, one per agent."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._ready: dict[str, dict[str, Replica]] = {}
+        self._dropped: dict[tuple[str, str], int] = {}
+
+    def get(self, model: str, revision: str | None) -> Replica | None:
+        """The revision's replica with the fewest of our requests; None: the model must be woken."""
+        replicas = self._ready.get(model)
+        if replicas is None:
+            return None
+        best: Replica | None = None
+        for replica in replicas.values():
+            if replica.is_draining or replica.revision != revision:
+                continue
+            if best is None or replica.num_inflight < best.num_inflight:
+                best = replica
+        return best
+
+    def all(self) -> Iterator[Replica]:
+        """Every ready replica, draining ones included."""
+        for replicas in list(self._ready.values()):
+            yield from list(replicas.values())
+
+    def of(self, model: str) -> list[Replica]:
+        """The model's ready replicas."""
+        return list(self._ready.get(model, {}).values())
+
+    def add(self, link: AgentLink, model: str, revision: str, attempt: int) -> Replica:
+        """A replica is ready. The one of an older attempt on that agent is replaced."""
+        replicas = self._ready.setdefault(model, {})
+        known = replicas.get(link.address)
+        if known is not None and known.attempt == attempt and known.revision == revision:
+            return known
+        replica = Replica(link, model, revision, attempt, self._clock.monotonic_s())
+        replicas[link.address] = replica
+        return replica
+
+    def drop(self, replica: Replica) -> None:
+        """The replica is gone or cannot be reached. Dropping twice is no error."""
+        key = (replica.model, replica.link.address)
+        self._dropped[key] = max(replica.attempt, self._dropped.get(key, 0))
+        self._remove(replica)
+
+    def drop_agent(self, link: AgentLink) -> None:
+        """The agent is dead; what it says after its return is believed again."""
+        for replica in self.all():
+            if replica.link is link:
+                self._remove(replica)
+        self._dropped = {key: attempt for key, attempt in self._dropped.items() if key[1] != link.address}
+
+    def forget(self, model: str) -> None:
+        """The model was deleted."""
+        self._ready.pop(model, None)
+        self._dropped = {key: attempt for key, attempt in self._dropped.items() if key[0] != model}
+
+    def apply(self, link: AgentLink, event: AgentEvent) -> None:
+        """Follow what an agent says."""
+        if isinstance(event, ReplicaChanged):
+            self._follow(link, event.replica)
+        elif isinstance(event, Snapshot):
+            self._drop_agent_except(link, {(item.model, item.attempt) for item in event.status.replicas})
+            for status in event.status.replicas:
+                self._dropped.pop((status.model, link.address), None)
+                self._follow(link, status)
+
+    def _drop_agent_except(self, link: AgentLink, keep: set[tuple[str, int]]) -> None:
+        """Drop the agent's replicas whose (model, attempt) is not in `keep`."""
+        for replica in self.all():
+            if replica.link is link and (replica.model, replica.attempt) not in keep:
+                self._remove(replica)
+
+    def _follow(self, link: AgentLink, status: ReplicaStatus) -> None:
+        known = self._ready.get(status.model, {}).get(link.address)
+        if status.state == "ready":
+            if known is not None and known.attempt > status.attempt:
+                return
+            if status.attempt <= self._dropped.get((status.model, link.address), -1):
+                return
+            replica = self.add(link, status.model, status.revision, status.attempt)
+            was_busy, replica.num_remote = replica.num_remote > 0, status.num_running + status.num_queued
+            if was_busy or replica.num_remote:
+                replica.used_s = self._clock.monotonic_s()
+        elif known is not None and status.attempt >= known.attempt and status.revision == known.revision:
+            self._remove(known)
+
+    def _remove(self, replica: Replica) -> None:
+        replicas = self._ready.get(replica.model)
+        if replicas is not None and replicas.get(replica.link.address) is replica:
+            del replicas[replica.link.address]
+            if not replicas:
+                del self._ready[replica.model]

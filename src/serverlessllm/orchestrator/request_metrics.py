@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Feeds the metrics of requests from their timelines. Label children are kept: looking them up costs more."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from prometheus_client import Counter, Histogram
+
+from serverlessllm.clock import Clock
+from serverlessllm.errors import SllmError
+from serverlessllm.telemetry.metrics import OrchestratorMetrics
+from serverlessllm.telemetry.timeline import Timeline
+from serverlessllm.types import PHASES
+
+NO_TIER = "none"
+"""The `tier` label of a hot start: no bytes moved."""
+
+
+class RequestMetrics:
+    """One per process; called on the hot path."""
+
+    def __init__(self, metrics: OrchestratorMetrics, clock: Clock) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        self._read_s: dict[str, float] = {}
+        self._requests = lru_cache(1024)(self._new_requests)
+        self._phase = lru_cache(1024)(self._new_phase)
+        self._ttft = lru_cache(1024)(self._new_ttft)
+        self._tpot = lru_cache(1024)(metrics.time_per_output_token.labels)
+        self._gap = lru_cache(1024)(metrics.inter_token_seconds.labels)
+        self._tokens = lru_cache(1024)(metrics.tokens.labels)
+
+    def _new_requests(self, endpoint: str, status: int, start: str) -> Counter:
+        return self._metrics.requests.labels(endpoint, str(status), start)
+
+    def _new_phase(self, start: str, tier: str, phase: str) -> Histogram:
+        return self._metrics.start_seconds.labels(start, tier, phase)
+
+    def _new_ttft(self, model: str, start: str) -> Histogram:
+        return self._metrics.time_to_first_token.labels(model, start)
+
+    def retried(self, timeline: Timeline, cause: SllmError) -> None:
+        """A silent retry before the first byte."""
+        timeline.num_retries += 1
+        self._metrics.retries.labels(cause.code).inc()
+
+    def progressed(self, timeline: Timeline, seq: int) -> None:
+        """A read of the stream brought it to `seq` ids."""
+        now_s = self._clock.monotonic_s()
+        read_s = self._read_s.get(timeline.request_id)
+        if read_s is None:
+            self._metrics.streams.inc()
+        else:
+            self._gap(timeline.model).observe(now_s - read_s)
+        self._read_s[timeline.request_id] = now_s
+        timeline.completion_tokens = seq
+
+    def finished(self, timeline: Timeline) -> None:
+        """The request has ended, however."""
+        if self._read_s.pop(timeline.request_id, None) is not None:
+            self._metrics.streams.dec()
+        self._requests(timeline.endpoint, timeline.status, timeline.start).inc()
+        num_tokens = timeline.completion_tokens
+        if num_tokens:
+            self._tokens(timeline.model).inc(num_tokens)
+        if timeline.ttft_ms <= 0:
+            return
+        self._ttft(timeline.model, timeline.start).observe(timeline.ttft_ms / 1e3)
+        tier = timeline.tier or NO_TIER
+        for phase in PHASES:
+            duration_ms = float(getattr(timeline, f"{phase}_ms"))
+            if duration_ms:
+                self._phase(timeline.start, tier, phase).observe(duration_ms / 1e3)
+        if timeline.is_stream and num_tokens > 1:
+            per_token_ms = (timeline.e2e_ms - timeline.ttft_ms) / (num_tokens - 1)
+            self._tpot(timeline.model).observe(per_token_ms / 1e3)

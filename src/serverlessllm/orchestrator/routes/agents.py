@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`/admin/agents`: the nodes as their event streams tell."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from serverlessllm.orchestrator.app_key import ORCHESTRATOR
+from serverlessllm.orchestrator.replies import json_reply
+from serverlessllm.wire.admin import AgentList
+
+
+def add_routes(router: web.UrlDispatcher) -> None:
+    """Add every route of this file."""
+    router.add_get("/admin/agents", list_agents)
+    router.add_get("/admin/agents/{id}", get_agent)
+
+
+async def list_agents(request: web.Request) -> web.Response:
+    """`GET /admin/agents`."""
+    return json_reply(AgentList(agents=request.app[ORCHESTRATOR].agents.views()))
+
+
+async def get_agent(request: web.Request) -> web.Response:
+    """`GET /admin/agents/{id}`."""
+    return json_reply(request.app[ORCHESTRATOR].agents.view(request.match_info["id"]))

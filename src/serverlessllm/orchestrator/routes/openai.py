@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`/v1`: the OpenAI API."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from serverlessllm.errors import UnsupportedFieldError
+from serverlessllm.metadata.records import ModelRecord
+from serverlessllm.orchestrator.admission import read_body
+from serverlessllm.orchestrator.app_key import ORCHESTRATOR
+from serverlessllm.orchestrator.replies import json_reply
+
+OWNER = "serverlessllm"
+
+
+def add_routes(router: web.UrlDispatcher) -> None:
+    """Add every route of this file."""
+    router.add_get("/v1/models", list_models)
+    router.add_get("/v1/models/{name:.+}", get_model)
+    router.add_post("/v1/chat/completions", chat_completions)
+    router.add_post("/v1/completions", completions)
+    router.add_post("/v1/embeddings", embeddings)
+
+
+async def chat_completions(request: web.Request) -> web.StreamResponse:
+    """`POST /v1/chat/completions`."""
+    return await request.app[ORCHESTRATOR].proxy.serve(request, await read_body(request), "chat")
+
+
+async def completions(request: web.Request) -> web.StreamResponse:
+    """`POST /v1/completions`."""
+    return await request.app[ORCHESTRATOR].proxy.serve(request, await read_body(request), "completions")
+
+
+async def embeddings(request: web.Request) -> web.StreamResponse:
+    """`POST /v1/embeddings`: no engine of ours makes them yet."""
+    await read_body(request)
+    raise UnsupportedFieldError(
+        "embeddings: no registered model makes them, this version serves text generation only; use "
+        "/v1/chat/completions or /v1/completions",
+        param="model",
+    )
+
+
+async def list_models(request: web.Request) -> web.Response:
+    """`GET /v1/models`: what may be called, asleep or not."""
+    records = request.app[ORCHESTRATOR].models.all()
+    callable_now = [_model(record) for record in records if record.state == "ready"]
+    return json_reply({"object": "list", "data": callable_now})
+
+
+async def get_model(request: web.Request) -> web.Response:
+    """`GET /v1/models/{name}`; the name may contain slashes."""
+    return json_reply(_model(request.app[ORCHESTRATOR].models.get(request.match_info["name"])))
+
+
+def _model(record: ModelRecord) -> dict[str, object]:
+    return {"id": record.name, "object": "model", "created": int(record.created_at_s), "owned_by": OWNER}

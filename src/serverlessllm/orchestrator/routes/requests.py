@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`/admin/requests`: timelines of live and recent requests, and why their replicas are where they are."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aiohttp import web
+
+from serverlessllm.errors import InvalidRequestError
+from serverlessllm.orchestrator.app_key import ORCHESTRATOR
+from serverlessllm.orchestrator.replies import json_reply
+from serverlessllm.wire.admin import RequestList
+
+DEFAULT_LIMIT: Final = 100
+MAX_LIMIT: Final = 10_000
+
+
+def add_routes(router: web.UrlDispatcher) -> None:
+    """Add every route of this file."""
+    router.add_get("/admin/requests", list_requests)
+    router.add_get("/admin/requests/{id}", get_request)
+
+
+async def list_requests(request: web.Request) -> web.Response:
+    """`GET /admin/requests?limit=N`: the newest first."""
+    limit = _limit(request.query.get("limit"))
+    return json_reply(RequestList(requests=request.app[ORCHESTRATOR].views.requests(limit)))
+
+
+async def get_request(request: web.Request) -> web.Response:
+    """`GET /admin/requests/{id}`."""
+    return json_reply(request.app[ORCHESTRATOR].views.request(request.match_info["id"]))
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return DEFAULT_LIMIT
+    if text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= MAX_LIMIT:
+        return int(text)
+    raise InvalidRequestError(f"limit: must be a number from 1 to {MAX_LIMIT}", param="limit")

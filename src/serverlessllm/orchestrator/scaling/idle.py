@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scale to zero: a replica that nobody called for its model's keep-alive is unbound; its bytes stay in memory.
+
+idle = now − the end of the last request seen by us, or reported by the agent, whichever is later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from serverlessllm.clock import Clock
+from serverlessllm.orchestrator.models import Models
+from serverlessllm.orchestrator.replicas import Replica, ReplicaTable
+from serverlessllm.orchestrator.unbind import Unbinder
+
+log = logging.getLogger(__name__)
+
+MIN_LOOK_S: Final = 0.05
+MAX_LOOK_S: Final = 1.0
+
+
+class IdleScaler:
+    """`run` until cancelled. `default_keep_alive_s` holds for models without their own."""
+
+    def __init__(
+        self,
+        models: Models,
+        table: ReplicaTable,
+        unbinder: Unbinder,
+        clock: Clock,
+        default_keep_alive_s: float,
+    ) -> None:
+        self._models = models
+        self._table = table
+        self._unbinder = unbinder
+        self._clock = clock
+        self._default_keep_alive_s = default_keep_alive_s
+
+    async def run(self) -> None:
+        """Look now and then, more often the sooner something may expire."""
+        while True:
+            left_s = [await self._look(replica) for replica in self._table.all()]
+            await asyncio.sleep(min(MAX_LOOK_S, max(MIN_LOOK_S, min(left_s, default=MAX_LOOK_S))))
+
+    async def _look(self, replica: Replica) -> float:
+        """Unbind the replica if its time is over; seconds until it may be."""
+        left_s = self.left_s(replica)
+        if left_s > 0 or replica.is_draining:
+            return max(left_s, MIN_LOOK_S)
+        if await self._unbinder.unbind(replica, only_idle=True):
+            log.info("unbound %s on %s: idle", replica.model, replica.link.agent_id)
+        return MAX_LOOK_S
+
+    def left_s(self, replica: Replica) -> float:
+        """Seconds until the replica's keep-alive is over; 0 or less when it is. A busy one has all of it left."""
+        record = self._models.find(replica.model)
+        keep_alive_s = self._default_keep_alive_s
+        if record is not None and record.keep_alive_s is not None:
+            keep_alive_s = record.keep_alive_s
+        if replica.num_inflight or replica.num_remote:
+            return max(keep_alive_s, MIN_LOOK_S)
+        return keep_alive_s - (self._clock.monotonic_s() - replica.used_s)

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Single flight: however many requests wait for a model, one wake-up runs, and all share its result.
+
+    state     → entered by                     what a waiter sees
+    running   → the first `hold` of a model    `progress` to show meanwhile
+    settled   → the wake-up ended              the replica, or its error
+    cancelled → the last waiter left           nobody is there to see it
+
+Knows no HTTP: a waiter's deadline and what it tells its client are the proxy's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from serverlessllm.errors import QueueFullError, ShuttingDownError, SllmError
+from serverlessllm.orchestrator.agents import Agents
+from serverlessllm.orchestrator.waker import Waker, Woken
+from serverlessllm.telemetry.metrics import OrchestratorMetrics
+
+RETRY_AFTER_S: Final = 5.0
+
+
+class Wake:
+    """One wake-up; get it from `Wakes.hold`."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self.num_waiters = 0
+        self.text = "waking"
+        self.task: asyncio.Task[Woken] | None = None
+        self.cancelled_by: SllmError | None = None
+
+    def report(self, text: str) -> None:
+        """What the wake-up is doing, in a few words."""
+        self.text = text
+
+    async def settled(self, timeout_s: float) -> bool:
+        """Wait for the end, at most `timeout_s`; cancelling this does not cancel the wake-up."""
+        if self.task is None:
+            return True
+        done, _ = await asyncio.wait({self.task}, timeout=timeout_s)
+        return bool(done)
+
+    def result(self) -> Woken:
+        """After `settled`: the replica. Raises the wake-up's error."""
+        if self.task is None or self.task.cancelled():
+            raise self.cancelled_by or ShuttingDownError(
+                f"the wake-up of {self.model} was cancelled; try again"
+            )
+        error = self.task.exception()
+        if isinstance(error, SllmError):
+            raise error.with_traceback(None)
+        return self.task.result()
+
+
+class Wakes:
+    """Model → its running wake-up. `max_held` bounds the waiters per model."""
+
+    def __init__(self, waker: Waker, agents: Agents, metrics: OrchestratorMetrics, max_held: int) -> None:
+        self._waker = waker
+        self._agents = agents
+        self._metrics = metrics
+        self._max_held = max_held
+        self._running: dict[str, Wake] = {}
+
+    @contextmanager
+    def hold(self, model: str) -> Iterator[Wake]:
+        """Join the model's wake-up, or start it. The last to leave a running one cancels it.
+
+        Raises QueueFullError when too many wait already.
+        """
+        wake = self._running.get(model)
+        if wake is None:
+            wake = self._running[model] = self._start(model)
+        elif wake.num_waiters >= self._max_held:
+            raise QueueFullError(
+                f"{wake.num_waiters} requests wait for {model} to wake already; try again later",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        wake.num_waiters += 1
+        gauge = self._metrics.held_requests.labels(model)
+        gauge.inc()
+        try:
+            yield wake
+        finally:
+            gauge.dec()
+            wake.num_waiters -= 1
+            if wake.num_waiters == 0 and wake.task is not None and not wake.task.done():
+                self._forget(wake)
+                wake.task.cancel()
+
+    def _start(self, model: str) -> Wake:
+        wake = Wake(model)
+        wake.task = asyncio.create_task(self._waker.wake(model, wake.report), name=f"wake {model}")
+        wake.task.add_done_callback(lambda task: self._ended(wake, task))
+        return wake
+
+    def _ended(self, wake: Wake, task: asyncio.Task[Woken]) -> None:
+        self._forget(wake)
+        is_ok = not task.cancelled() and task.exception() is None
+        self._metrics.wakes.labels("ok" if is_ok else "failed").inc()
+
+    def _forget(self, wake: Wake) -> None:
+        if self._running.get(wake.model) is wake:
+            del self._running[wake.model]
+
+    def num_held(self, model: str) -> int:
+        """Requests that wait for the model."""
+        wake = self._running.get(model)
+        return 0 if wake is None else wake.num_waiters
+
+    def progress(self, wake: Wake) -> str:
+        """What to tell a waiting client, e.g. `loading 41% eta 0.8s`."""
+        for load in self._agents.loads_of(wake.model):
+            if load.done_bytes < load.total_bytes:
+                percent = 100 * load.done_bytes // load.total_bytes
+                return f"loading {percent}% eta {max(0.0, load.eta_s):.1f}s"
+        return wake.text
+
+    def cancel(self, model: str, error: SllmError) -> None:
+        """End the model's wake-up, if one runs: its waiters get `error`."""
+        wake = self._running.get(model)
+        if wake is not None and wake.task is not None:
+            wake.cancelled_by = error
+            self._forget(wake)
+            wake.task.cancel()
+
+    async def stop(self) -> None:
+        """Cancel every wake-up; its waiters get ShuttingDownError."""
+        tasks = [wake.task for wake in self._running.values() if wake.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

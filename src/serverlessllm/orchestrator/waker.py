@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The road from a sleeping model to a ready replica: place, claim, load; again elsewhere when that fails.
+
+One `wake` runs per model at a time (`wake.py` sees to that); it runs until it succeeds, until no agent could do
+better, or until it is cancelled because nobody waits any more. Deadlines are the waiters' own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from serverlessllm.clock import Clock
+from serverlessllm.errors import (
+    CapacityError,
+    ConflictError,
+    InsufficientMemoryError,
+    MetadataUnavailableError,
+    ModelLoadError,
+    RequestError,
+    ShuttingDownError,
+    SllmError,
+    StaleAttemptError,
+    UnreachableError,
+)
+from serverlessllm.metadata.records import ModelRecord
+from serverlessllm.orchestrator.agent_link import AgentLink
+from serverlessllm.orchestrator.agents import Agents
+from serverlessllm.orchestrator.changes import Changes
+from serverlessllm.orchestrator.decisions import DecisionRing
+from serverlessllm.orchestrator.models import Models
+from serverlessllm.orchestrator.placement.decide import Decision, decide
+from serverlessllm.orchestrator.placement.facts import CPU_DEVICE_SET, AgentFacts, Need
+from serverlessllm.orchestrator.placement.score import DEFAULT_WEIGHTS
+from serverlessllm.orchestrator.placements import Placements
+from serverlessllm.orchestrator.replicas import Replica, ReplicaTable
+from serverlessllm.orchestrator.room import Room
+from serverlessllm.wire.admin import PlacementDecision
+from serverlessllm.wire.agent import LoadRequest, LoadResult
+
+log = logging.getLogger(__name__)
+
+LOOK_AGAIN_S: Final = 1.0
+AGENT_BACKOFF_S: Final = 0.2
+PLACE_AGAIN: Final = (
+    ConflictError,
+    MetadataUnavailableError,
+    ShuttingDownError,
+    StaleAttemptError,
+    UnreachableError,
+)
+"""Says nothing against the model or the agent's ability: the waiters' deadlines bound how often."""
+
+
+@dataclass(frozen=True, slots=True)
+class Woken:
+    """A replica that is ready, and how long deciding and claiming took.
+
+    `load` is what this wake-up loaded; None when somebody else had the replica ready meanwhile.
+    """
+
+    replica: Replica
+    load: LoadResult | None
+    place_ms: float
+
+
+class Waker:
+    """Wakes models. Keeps no state of its own between calls."""
+
+    def __init__(
+        self,
+        models: Models,
+        agents: Agents,
+        table: ReplicaTable,
+        placements: Placements,
+        room: Room,
+        decisions: DecisionRing,
+        changes: Changes,
+        clock: Clock,
+    ) -> None:
+        self._models = models
+        self._agents = agents
+        self._table = table
+        self._placements = placements
+        self._room = room
+        self._decisions = decisions
+        self._changes = changes
+        self._clock = clock
+        self._rng = Random()
+
+    async def wake(self, model: str, report: Callable[[str], None]) -> Woken:
+        """Returns a ready replica; `report` takes a few words for those who wait.
+
+        Raises: ModelNotFoundError; ModelLoadError when registration or the load failed on every agent that may
+        take it; InsufficientMemoryError when it fits none.
+        """
+        failures: dict[str, SllmError] = {}
+        must_wait = False
+        while True:
+            record = await self._models.settled(model, report)
+            adopted = self._table.get(model, record.revision)
+            if adopted is not None:
+                return Woken(adopted, None, 0.0)
+            started_s = self._clock.monotonic_s()
+            links = self._agents.alive()
+            decision = self._decide(record, links, frozenset(failures))
+            if decision.picked is None:
+                self._raise_if_hopeless(record, links, decision, failures)
+                report("waiting for an agent")
+                await self._changes.wait(LOOK_AGAIN_S)
+                continue
+            link = links[decision.picked]
+            try:
+                async with self._room.turn(link, must_wait=must_wait):
+                    if must_wait:
+                        report("waiting for room")
+                        await self._room.make(link, model)
+                    return await self._load(record, link, decision, started_s, report)
+            except CapacityError:
+                must_wait = True
+            except PLACE_AGAIN as error:
+                log.info("wake of %s on %s: %s; placing again", model, link.agent_id, error.message)
+                await self._changes.wait(AGENT_BACKOFF_S)
+            except SllmError as error:
+                log.warning("wake of %s on %s failed: %s", model, link.agent_id, error.message)
+                link.num_failures += 1
+                failures[link.agent_id] = error
+
+    def _decide(self, record: ModelRecord, links: list[AgentLink], excluded: frozenset[str]) -> Decision:
+        need = Need(record.name, record.revision or "", record.engine, record.nbytes)
+        facts = [_facts(link, need) for link in links]
+        return decide(need, facts, excluded, DEFAULT_WEIGHTS, self._rng)
+
+    def _raise_if_hopeless(
+        self, record: ModelRecord, links: list[AgentLink], decision: Decision, failures: dict[str, SllmError]
+    ) -> None:
+        """Raise when waiting cannot help: every agent failed, or the model fits none."""
+        if failures:
+            last = list(failures.values())[-1]
+            if isinstance(last, RequestError):
+                raise last
+            raise ModelLoadError(
+                f"{record.name} could not be loaded on {', '.join(failures)}: {last.message}",
+                source=last.source,
+            )
+        if decision.is_rejected_only_for("memory"):
+            budgets = [link.state.base.arena_budget_bytes for link in links if link.state.base is not None]
+            raise InsufficientMemoryError(
+                f"{record.name} needs {record.nbytes} bytes of memory; the largest node has a budget of "
+                f"{max(budgets, default=0)}; raise arena.budget_bytes or add a larger node"
+            )
+
+    async def _load(
+        self,
+        record: ModelRecord,
+        link: AgentLink,
+        decision: Decision,
+        started_s: float,
+        report: Callable[[str], None],
+    ) -> Woken:
+        revision = record.revision or ""
+        attempt = await self._placements.claim(record.name, revision, link.agent_id)
+        place_ms = (self._clock.monotonic_s() - started_s) * 1e3
+        self._decisions.add(self._record(record, decision, attempt, link))
+        outcome = "cancelled"
+        try:
+            report("loading")
+            result = await self._call_load(record, link, attempt)
+            outcome = "ready"
+        except SllmError as error:
+            outcome = error.code
+            raise
+        finally:
+            wake_ms = (self._clock.monotonic_s() - started_s) * 1e3
+            self._decisions.settle(record.name, attempt, wake_ms=wake_ms, outcome=outcome)
+            self._placements.settle(record.name, attempt, is_ready=outcome == "ready")
+        link.num_failures = 0
+        replica = self._table.add(link, record.name, revision, result.attempt)
+        return Woken(replica, result, place_ms)
+
+    async def _call_load(self, record: ModelRecord, link: AgentLink, attempt: int) -> LoadResult:
+        """`POST /load`, given up when the agent is lost."""
+        revision = record.revision or ""
+        request = LoadRequest(
+            model=record.name,
+            revision=revision,
+            artifact=record.artifact or "",
+            engine=record.engine,
+            attempt=attempt,
+            options=record.options,
+        )
+        load = asyncio.ensure_future(link.client.load(request))
+        lost = asyncio.ensure_future(link.lost.wait())
+        try:
+            await asyncio.wait({load, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if load.done():
+                return load.result()
+            raise UnreachableError(f"agent {link.agent_id} was lost during the load", source="agent")
+        finally:
+            lost.cancel()
+            if not load.done():
+                load.cancel()
+                await asyncio.wait({load})
+
+    def _record(
+        self, record: ModelRecord, decision: Decision, attempt: int, link: AgentLink
+    ) -> PlacementDecision:
+        return PlacementDecision(
+            model=record.name,
+            revision=record.revision or "",
+            attempt=attempt,
+            decided_s=self._clock.wall_s(),
+            candidates=list(decision.candidates),
+            weights=dict(DEFAULT_WEIGHTS),
+            picked=link.agent_id,
+            probability=decision.probability,
+        )
+
+
+def _facts(link: AgentLink, need: Need) -> AgentFacts:
+    base, state = link.state.base, link.state
+    region = state.regions.get(need.revision)
+    is_in_memory = region is not None and region.is_complete
+    bandwidth = state.bandwidths.get("nvme")
+    return AgentFacts(
+        agent_id=link.agent_id,
+        device_set=CPU_DEVICE_SET,
+        is_alive=link.is_alive,
+        is_drained=False,
+        engines=frozenset(base.engines if base is not None else ()),
+        budget_bytes=base.arena_budget_bytes if base is not None else 0,
+        bytes_missing=0 if is_in_memory else need.nbytes,
+        bytes_per_s=bandwidth.mean_bytes_per_s if bandwidth is not None else 0.0,
+        queue_s=sum(load.eta_s for load in state.loads.values()),
+        num_failures=link.num_failures,
+    )
