@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Change the float dtype of raw bytes: f64, f32, f16, bf16 among each other, rounded to nearest even.
+"""Change the float dtype of raw bytes to f32, f16 or bf16, rounded to nearest even.
 
 numpy has no bfloat16, so it is 16 bits that are the upper half of a float32. f64 goes through float32, as in
 torch. Knows no tensors and no files.

@@ -8,6 +8,7 @@ asks for more is refused before it runs. Knows one file; `hf_directory.py` knows
 from __future__ import annotations
 
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     import torch
 
 _ZIP_MAGIC: Final = b"PK"
+_DAMAGED: Final = (
+    *(RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
+    *(AssertionError, EOFError, struct.error),
+)
+"""What torch raises for damaged files; its unpickler does not check what it stumbles on."""
 _WRAPPERS: Final = ("state_dict", "model", "module")
 _DTYPES: Final = {
     "float64": "f64",
@@ -72,8 +78,7 @@ def _load(path: Path) -> object:
             "Nothing of it was run; convert it to safetensors where you trust it",
             param=path.name,
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
-        # What torch raises for damaged archives is not one type.
+    except _DAMAGED as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise CheckpointFormatError(
             f"{path}: not a readable PyTorch file: {reason}", param=path.name

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ingest service over real HTTP and real child processes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from serverlessllm.checkpoint.reader import Artifact
+from serverlessllm.config import IngestConfig
+from serverlessllm.ingest.service import create_app
+from serverlessllm.wire.ingest import SECRET_HEADER
+from support.tiny_checkpoints import write_hf_directory, write_slow_hf_directory
+
+SECRET = "s3cret"
+Client = TestClient[Any, Any]
+
+
+@pytest.fixture
+async def client(tmp_path: Path) -> AsyncIterator[Client]:
+    app = create_app(IngestConfig(), tmp_path / "artifacts", SECRET)
+    async with TestClient(TestServer(app), headers={SECRET_HEADER: SECRET}) as client:
+        yield client
+
+
+def _children() -> set[int]:
+    """Pids of this process's children."""
+    lists = Path("/proc/self/task").glob("*/children")
+    return {int(pid) for children in lists for pid in children.read_text().split()}
+
+
+async def _wait_for(client: Client, job_id: str, *states: str) -> dict[str, Any]:
+    async with asyncio.timeout(60):
+        while True:
+            job: dict[str, Any] = await (await client.get(f"/jobs/{job_id}")).json()
+            if job["state"] in states:
+                return job
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("path", ["/ingest", "/convert"])
+async def test_job_runs_to_an_artifact(client: Client, tmp_path: Path, path: str) -> None:
+    source = write_hf_directory(tmp_path / "hf")
+    answer = await client.post(path, json={"source": str(source), "dtype": "bfloat16"})
+    assert answer.status == 202
+    job = await _wait_for(client, (await answer.json())["id"], "done", "failed")
+    assert job["state"] == "done", job
+    assert job["done_bytes"] == job["total_bytes"] > 0
+    Artifact.open(tmp_path / "artifacts" / job["revision"], expect_revision=job["revision"])
+
+
+async def test_failed_job_carries_the_error_of_the_conversion(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    answer = await client.post("/ingest", json={"source": str(tmp_path / "notes")})
+    job = await _wait_for(client, (await answer.json())["id"], "done", "failed")
+    assert job["state"] == "failed"
+    assert job["error"]["code"] == "unsupported_checkpoint"
+    assert "Accepted:" in job["error"]["message"]
+
+
+async def test_equal_unfinished_requests_share_a_job_and_others_queue(client: Client, tmp_path: Path) -> None:
+    slow = {"source": str(write_slow_hf_directory(tmp_path / "hf"))}
+    jobs = [await (await client.post("/ingest", json=slow)).json() for _ in range(3)]
+    other = await (await client.post("/ingest", json={**slow, "dtype": "float16"})).json()
+    assert len({job["id"] for job in jobs}) == 1
+    assert other["id"] != jobs[0]["id"]
+    await _wait_for(client, jobs[0]["id"], "running")
+    assert (await (await client.get(f"/jobs/{other['id']}")).json())["state"] == "queued"
+
+
+async def test_shutdown_ends_the_child_and_leaves_nothing(tmp_path: Path) -> None:
+    app = create_app(IngestConfig(), tmp_path / "artifacts", SECRET)
+    source = write_slow_hf_directory(tmp_path / "hf")
+    async with TestClient(TestServer(app), headers={SECRET_HEADER: SECRET}) as client:
+        job = await (await client.post("/ingest", json={"source": str(source)})).json()
+        async with asyncio.timeout(60):
+            while not job["done_bytes"]:
+                job = await (await client.get(f"/jobs/{job['id']}")).json()
+                await asyncio.sleep(0.02)
+        assert job["state"] == "running"
+        children = _children()
+    assert children
+    assert not _children() & children
+    assert list((tmp_path / "artifacts").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"source": "relative/path"}, "source"),
+        ({"source": "/a\0b"}, "source"),
+        ({"source": "/" + "a" * 5000}, "source"),
+        ({"source": 3}, None),
+        ({"source": "/a", "dtype": "int4"}, None),
+        ({"source": "/a", "out": "/etc"}, None),
+        ({}, None),
+        ([], None),
+    ],
+)
+async def test_malformed_bodies_are_400(client: Client, body: object, param: str | None) -> None:
+    answer = await client.post("/ingest", json=body)
+    assert answer.status == 400
+    error = (await answer.json())["error"]
+    assert (error["type"], error["param"]) == ("invalid_request_error", param)
+
+
+async def test_wrong_secret_type_size_path_and_method_have_their_status(client: Client) -> None:
+    json_type = {"Content-Type": "application/json"}
+    answers = [
+        await client.post("/ingest", json={"source": "/a"}, headers={SECRET_HEADER: "wrong"}),
+        await client.get("/jobs/x", headers={SECRET_HEADER: ""}),
+        await client.post("/ingest", data=b"{}", headers={"Content-Type": "text/plain"}),
+        await client.post("/ingest", data=b" " * (65 << 10), headers=json_type),
+        await client.get("/jobs/unknown"),
+        await client.get("/nowhere"),
+        await client.delete("/ingest"),
+    ]
+    assert [answer.status for answer in answers] == [401, 401, 415, 413, 404, 404, 405]
+    for answer in answers:
+        assert (await answer.json())["error"]["message"]
+
+
+async def test_health_needs_no_secret(client: Client) -> None:
+    assert (await client.get("/healthz", headers={SECRET_HEADER: ""})).status == 200
