@@ -64,7 +64,7 @@ class Watched(Generic[R]):
 
     async def write(self, key: str, record: R, *, replaces: R | None) -> R:
         """Write over `replaces` (None: the key must be free). Raises ConflictError when another was faster."""
-        if self._records.get(key) is not replaces:
+        if self._records.get(key) != replaces:
             raise ConflictError(f"{key} was changed meanwhile; look again", source="orchestrator")
         expected = self._revisions.get(key, 0)
         revision = await self._store.compare_and_swap(key, expected, encode(record))
