@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from serverlessllm.arena.arena import Arena
+from serverlessllm.arena.mapping import map_extents, populate
 from serverlessllm.config import ArenaConfig
 
 MIB = 1 << 20
@@ -53,6 +54,24 @@ def test_larger_budget_grows_the_mount_and_keeps_what_is_there(tmp_path: Path) -
     assert second.adopted == (A,)
     assert second.budget_bytes == 256 * MIB
     second.close(keep=False)
+
+
+@needs_mount
+def test_budget_is_met_though_a_worker_still_maps_a_removed_arena(tmp_path: Path) -> None:
+    config = ArenaConfig(budget_bytes=128 * MIB, huge_pages="always", extent_bytes=2 * MIB)
+    first = Arena.open(tmp_path, config)
+    first.publish(first.allocate(A, 128 * MIB))
+    region = first.get(A)
+    assert region is not None
+    with first.pin(A) as pin:
+        mapping = map_extents(pin.fd, region.extents, writable=False)
+    populate(mapping)
+    first.close(keep=False)
+    second = Arena.open(tmp_path, config)
+    assert (second.adopted, second.free_bytes) == ((), 128 * MIB)
+    mapping.close()
+    second.close(keep=False)
+    assert not os.path.ismount(tmp_path / "huge")
 
 
 @needs_mount

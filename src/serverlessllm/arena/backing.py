@@ -39,8 +39,15 @@ class Backing:
     def room_bytes(self) -> int:
         """Bytes that the arena file may hold here: what is free plus what it holds already."""
         status = os.statvfs(self.path.parent)
-        held_bytes = self.path.stat().st_blocks * 512 if self.path.exists() else 0
-        return status.f_bavail * status.f_frsize + held_bytes
+        return status.f_bavail * status.f_frsize + self._held_bytes()
+
+    def foreign_bytes(self) -> int:
+        """Bytes of this tmpfs that the arena file does not hold: a removed one that a worker still maps."""
+        status = os.statvfs(self.path.parent)
+        return (status.f_blocks - status.f_bfree) * status.f_frsize - self._held_bytes()
+
+    def _held_bytes(self) -> int:
+        return self.path.stat().st_blocks * 512 if self.path.exists() else 0
 
     def remove(self) -> None:
         """Delete file and table and unmount what we mounted; a mount that is still in use stays, empty."""
@@ -84,15 +91,16 @@ def _mount_source(point: Path) -> str | None:
 def _mount(backing: Backing, point: Path, size_bytes: int) -> None:
     """Make sure that a huge-page tmpfs is on `point`. Raises OSError when that is not allowed."""
     point.mkdir(mode=0o700, parents=True, exist_ok=True)
-    options = f"huge=always,mode=0700,size={size_bytes}"
+    options = "huge=always,mode=0700,size="
     fields = _mount_fields(point)
     if fields is None:
-        libc.mount_tmpfs(OUR_MOUNT, str(point), options)
+        libc.mount_tmpfs(OUR_MOUNT, str(point), f"{options}{size_bytes}")
     elif fields[0] != "tmpfs" or "huge=always" not in fields[2].split(","):
         raise OSError(f"{point} carries another mount ({fields[0]}, {fields[2]})")
     elif fields[1] == OUR_MOUNT:
         with suppress(PermissionError):
-            libc.mount_tmpfs(OUR_MOUNT, str(point), options, remount=True)
+            grown_bytes = size_bytes + backing.foreign_bytes()
+            libc.mount_tmpfs(OUR_MOUNT, str(point), f"{options}{grown_bytes}", remount=True)
     # Fails here, not at the first load, when an administrator's mount is not ours to write.
     os.close(os.open(backing.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 

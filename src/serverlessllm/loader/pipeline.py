@@ -2,7 +2,8 @@
 """Carry out a plan: a few threads, each reading its next chunk straight into the region.
 
 Memory: none of its own; at most `num_threads` reads of one chunk are in flight, and their target is the arena.
-Knows no event loop, no arena, no artifact. Nothing writes to the region once `run` has returned or raised.
+Knows no event loop, no arena, no artifact. Once `run` has returned or raised, nothing writes to the region or
+keeps it mapped.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class LoadPipeline:
         """`region` is the writable, page-rounded target; `sources` has one entry per file of the plan."""
         self._plan = plan
         self._sources = sources
-        self._region = region
+        self._region = region[:]
         self._num_threads = max(1, min(num_threads, len(plan.chunks)))
         self._on_progress = on_progress
         self._lock = threading.Lock()
@@ -86,6 +87,7 @@ class LoadPipeline:
         finally:
             for thread in running:
                 thread.join()
+            self._region.release()
         if self._error is not None:
             raise self._error
         return self._done_bytes == self._plan.total_bytes

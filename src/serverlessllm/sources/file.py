@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from serverlessllm.errors import ConfigError, CorruptDataError, ModelLoadError
+from serverlessllm.errors import CapacityError, ConfigError, CorruptDataError, ModelLoadError
 
 DIRECT_ALIGN_BYTES: Final = 4096
 """Grain of offset, length and address for O_DIRECT: what every common device accepts."""
@@ -105,7 +105,8 @@ class FileSource:
         """Fill the writable byte `view` from `offset`; returns the bytes read, fewer only at the file's end.
 
         Offset, length and address on the 4 KiB grid are read with O_DIRECT, anything else through the page
-        cache. Short reads are continued. Raises: ModelLoadError naming file and offset for an I/O error.
+        cache. Short reads are continued. Raises: ModelLoadError naming file and offset for an I/O error;
+        CapacityError when the target is a mapping that its file system has no memory for.
         """
         done = 0
         while done < len(view):
@@ -122,6 +123,12 @@ class FileSource:
                 return self._read_direct(offset, view)
             return os.preadv(self._fd, [view], offset)
         except OSError as error:
+            if error.errno == errno.EFAULT:
+                raise CapacityError(
+                    f"no memory for {len(view)} bytes of {self.path}: the target's tmpfs is full; free some memory "
+                    "or lower arena.budget_bytes",
+                    source="agent",
+                ) from error
             raise self._failure(error, f"read {len(view)} bytes at offset {offset} of") from error
 
     def _read_direct(self, offset: int, view: memoryview) -> int:

@@ -42,13 +42,15 @@ def pipeline_of(
     sources: list[MemorySource], region: bytearray, progress: list[tuple[int, int]], *, num_threads: int = 4
 ) -> LoadPipeline:
     plan = plan_load(stand_in_index(SIZES), 4096)
-    return LoadPipeline(
-        plan,
-        {f"model-{i}.bin": source for i, source in enumerate(sources)},
-        memoryview(region),
-        num_threads=num_threads,
-        on_progress=lambda done, ready: progress.append((done, ready)),
-    )
+    named = {f"model-{i}.bin": source for i, source in enumerate(sources)}
+    with memoryview(region) as view:
+        return LoadPipeline(
+            plan,
+            named,
+            view,
+            num_threads=num_threads,
+            on_progress=lambda done, ready: progress.append((done, ready)),
+        )
 
 
 def files() -> list[bytes]:
@@ -101,6 +103,7 @@ def test_stopped_pipeline_returns_false_and_writes_nothing_afterwards() -> None:
     thread.join()
     assert results == [False]
     assert not any(region[8192:])
+    region.clear()  # a BufferError here means that the pipeline still holds the region
 
 
 def test_failing_source_ends_the_run_with_its_error() -> None:
