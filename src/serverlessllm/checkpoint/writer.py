@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from blake3 import blake3
 
@@ -23,13 +23,15 @@ from serverlessllm.checkpoint.reader import Artifact
 from serverlessllm.checkpoint.staging import StagingDirectory
 from serverlessllm.checkpoint.verify import verify
 from serverlessllm.checkpoint.weights_writer import Buffer, WeightsWriter
-from serverlessllm.errors import CapacityError, CheckpointError, CheckpointFormatError
+from serverlessllm.errors import CapacityError, CheckpointError, CheckpointFormatError, InvalidRequestError
+
+_UNWRITABLE: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 class ArtifactWriter:
     """`with ArtifactWriter(parent) as writer:` add_file…, begin, write…, publish.
 
-    All methods raise CapacityError when the disk is full.
+    All methods raise CapacityError when the disk is full, InvalidRequestError when `parent` is not writable.
     """
 
     def __init__(self, parent: Path) -> None:
@@ -86,11 +88,20 @@ class ArtifactWriter:
             index = self._index(self._weights.finish(), source_digest, architecture_digest)
             _write_durably(self._staging.path / spec.INDEX_NAME, index.to_bytes())
             target = self._parent / index.revision
-            if target.exists():
-                if _is_whole(target, index.revision):
-                    return Artifact.open(target, expect_revision=index.revision)
+            if not self._try_rename(index.revision) and not _is_whole(target, index.revision):
                 _move_away(target)
-            return Artifact.open(self._staging.publish(index.revision), expect_revision=index.revision)
+                self._staging.publish(index.revision)
+            return Artifact.open(target, expect_revision=index.revision)
+
+    def _try_rename(self, revision: str) -> bool:
+        """False if the revision is there already, put there long ago or by another writer just now."""
+        try:
+            self._staging.publish(revision)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                return False
+            raise
+        return True
 
     def _index(
         self, shards: tuple[Shard, ...], source_digest: str, architecture_digest: str
@@ -142,5 +153,9 @@ def _disk_errors(parent: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CapacityError(
                 f"no room on the disk of {parent}: {error.strerror}", source="ingest"
+            ) from error
+        if error.errno in _UNWRITABLE:
+            raise InvalidRequestError(
+                f"cannot write to {parent}: {error.strerror}", param="out_dir"
             ) from error
         raise

@@ -62,7 +62,7 @@ def convert(
     `dtype` (float32, bfloat16, float16) converts floats; None keeps the source's, or takes bfloat16 for a
     quantised one. Converting the same content again gives the same revision and reuses it.
     Raises: NotFoundError for no source; CheckpointError and its subclasses for a bad one; InvalidRequestError
-    for a dtype; CapacityError for a full disk.
+    for a dtype or an `out_dir` that cannot be written; CapacityError for a full disk.
     """
     clock = clock or SystemClock()
     started_s = clock.monotonic_s()
@@ -189,6 +189,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except BrokenPipeError:
         return 141
+    except OSError as error:
+        _print_line(ConvertFailure(SllmError(str(error), source="ingest").as_openai()["error"]))
+        return 1
     return 0
 
 

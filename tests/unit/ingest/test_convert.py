@@ -148,3 +148,10 @@ def test_unknown_dtype_is_refused_by_name(tmp_path: Path) -> None:
 def test_config_with_infinity_converts(tmp_path: Path) -> None:
     source = write_hf_directory(tmp_path / "hf", limit=float("inf"))
     assert json.loads(_convert(source, tmp_path / "out").file("config.json"))["limit"] == float("inf")
+
+
+def test_output_that_is_a_file_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("here")
+    with pytest.raises(InvalidRequestError, match="cannot write") as caught:
+        convert(write_hf_directory(tmp_path / "hf"), tmp_path / "out")
+    assert caught.value.param == "out_dir"

@@ -44,12 +44,13 @@ def test_tokenizer_config_carries_template_and_special_tokens(tmp_path: Path) ->
     assert config["eos_token"] == "<|end|>"
 
 
-def test_unknown_tokenizers_are_refused_by_name(tmp_path: Path) -> None:
-    for key, value in (("model", "llama"), ("pre", "tekken")):
-        source = GgufSource(write_tiny_gguf(tmp_path / f"{key}.gguf", **{key: value}))  # type: ignore[arg-type]  # the key is chosen at run time
-        with pytest.raises(UnsupportedCheckpointError, match=value) as caught:
-            source.files()
-        assert caught.value.param == f"tokenizer.ggml.{key}"
+@pytest.mark.parametrize(("key", "value"), [("model", "llama"), ("pre", "tekken")])
+def test_unknown_tokenizers_are_refused_by_name(tmp_path: Path, key: str, value: str) -> None:
+    names = {"model": "gpt2", "pre": "smollm", key: value}
+    source = GgufSource(write_tiny_gguf(tmp_path / "m.gguf", model=names["model"], pre=names["pre"]))
+    with pytest.raises(UnsupportedCheckpointError, match=value) as caught:
+        source.files()
+    assert caught.value.param == f"tokenizer.ggml.{key}"
 
 
 def test_merge_of_unknown_tokens_is_refused(tmp_path: Path) -> None:

@@ -72,6 +72,11 @@ class GgufSource:
         }
         self.default_dtype: str | None = self._default_dtype()
 
+    @property
+    def names(self) -> dict[str, str]:
+        """Hugging Face name → name in the file."""
+        return {name: tensor.name for name, tensor in self._by_name.items()}
+
     def config(self) -> dict[str, object]:
         """Rebuilt from the metadata."""
         embed = self._by_name.get("model.embed_tokens.weight")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from serverlessllm.checkpoint.spec import CONFIG_NAME, INDEX_NAME
-from serverlessllm.errors import NotFoundError, UnsupportedCheckpointError
+from serverlessllm.errors import CheckpointError, NotFoundError, UnsupportedCheckpointError
 from serverlessllm.ingest.formats.base import Source
 
 ACCEPTED: Final = (
@@ -22,7 +22,7 @@ def open_source(path: Path) -> Source:
     """The checkpoint at `path`.
 
     Raises: NotFoundError if nothing is there; UnsupportedCheckpointError listing what is accepted;
-    CheckpointFormatError, CorruptDataError if it is not what it claims.
+    CheckpointFormatError, CorruptDataError if it is not what it claims; CheckpointError if it cannot be read.
     """
     if not path.exists():
         raise NotFoundError(f"source: {path} does not exist", param="source")
@@ -34,6 +34,8 @@ def open_source(path: Path) -> Source:
             "pip install 'serverlessllm[ingest,engine]'",
             param="source",
         ) from error
+    except OSError as error:
+        raise CheckpointError(f"source: cannot read {path}: {error.strerror}", param="source") from error
 
 
 def _opener(path: Path) -> Callable[[Path], Source]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _ZIP_MAGIC: Final = b"PK"
 _DAMAGED: Final = (
     *(RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
-    *(AssertionError, EOFError, struct.error),
+    *(AssertionError, EOFError, OSError, struct.error),
 )
 """What torch raises for damaged files; its unpickler does not check what it stumbles on."""
 _WRAPPERS: Final = ("state_dict", "model", "module")
