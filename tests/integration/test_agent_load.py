@@ -7,8 +7,10 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
 from serverlessllm.checkpoint.reader import Artifact
 from serverlessllm.config import MIB
 from support.running_agent import AgentClient, running_agent
@@ -115,10 +117,15 @@ async def test_damaged_artifact_is_named(node: AgentClient, artifact: Artifact) 
 
 @pytest.mark.parametrize(
     ("fields", "param"),
-    [({"engine": "vllm"}, "engine"), ({"revision": "x"}, "revision"), ({"model": "/"}, "model"), ({"a": 1}, "a")],
+    [
+        ({"engine": "vllm"}, "engine"),
+        ({"revision": "x"}, "revision"),
+        ({"model": "/"}, "model"),
+        ({"a": 1}, "a"),
+    ],
 )
 async def test_bad_load_field_is_400_naming_it(
-    node: AgentClient, artifact: Artifact, fields: dict[str, object], param: str
+    node: AgentClient, artifact: Artifact, fields: dict[str, Any], param: str
 ) -> None:
     reply = await node.load(artifact, **fields)
     assert (reply.status, reply.body["error"]["param"]) == (400, param)
@@ -168,7 +175,7 @@ async def test_load_waits_while_others_are_busy(tmp_path: Path) -> None:
 
 async def test_load_that_finds_no_room_in_time_is_503(tmp_path: Path) -> None:
     first, second = (write_simulated_artifact(tmp_path / "artifacts", name) for name in "ab")
-    settings = {"engine": {"max_replicas": 1}, "agent": {"load_timeout_s": 1.0}}
+    settings: dict[str, Any] = {"engine": {"max_replicas": 1}, "agent": {"load_timeout_s": 1.0}}
     async with running_agent(tmp_path, **settings) as node:
         await node.loaded(first, "first", options={"prefill_s": 60.0})
         running = asyncio.create_task(node.infer(first, model="first"))
@@ -188,7 +195,9 @@ async def test_tokenizer_is_not_parsed_on_a_dram_wake(node: AgentClient, artifac
     assert (await node.infer(artifact)).status == 200
 
 
-async def test_restarted_agent_adopts_weights_and_has_another_boot_id(tmp_path: Path, artifact: Artifact) -> None:
+async def test_restarted_agent_adopts_weights_and_has_another_boot_id(
+    tmp_path: Path, artifact: Artifact
+) -> None:
     async with running_agent(tmp_path, arena={"keep_on_stop": True}) as node:
         await node.loaded(artifact)
         before = await node.status()

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import aiohttp
 import msgspec
+
 from serverlessllm.agent.agent import Agent
 from serverlessllm.agent.api import create_app
 from serverlessllm.app.http_server import listen, start_http
@@ -62,12 +63,18 @@ class Reply:
         if not self.events:
             content: str = self.body["choices"][0]["message"]["content"]
             return content
-        return "".join(choice["delta"]["content"] for body in self.events for choice in body.get("choices", []))
+        return "".join(
+            choice["delta"]["content"] for body in self.events for choice in body.get("choices", [])
+        )
 
     @property
     def finish(self) -> str | None:
         """The last finish reason that was given."""
-        reasons = [choice["finish_reason"] for body in self.events or [self.body] for choice in body.get("choices", [])]
+        reasons = [
+            choice["finish_reason"]
+            for body in self.events or [self.body]
+            for choice in body.get("choices", [])
+        ]
         return reasons[-1] if reasons else None
 
     def add_line(self, line: str) -> None:
@@ -92,10 +99,14 @@ class AgentClient:
 
     async def post(self, path: str, body: object) -> Reply:
         """A JSON call with the secret."""
-        async with self.session.post(f"{self.url}{path}", json=body, headers={SECRET_HEADER: SECRET}) as response:
+        async with self.session.post(
+            f"{self.url}{path}", json=body, headers={SECRET_HEADER: SECRET}
+        ) as response:
             return Reply(response.status, dict(response.headers), await response.json())
 
-    async def load(self, artifact: Artifact, model: str = "m", *, attempt: int = 1, **fields: object) -> Reply:
+    async def load(
+        self, artifact: Artifact, model: str = "m", *, attempt: int = 1, **fields: object
+    ) -> Reply:
         """`POST /load` for the simulated engine."""
         body = {
             "model": model,
@@ -106,13 +117,17 @@ class AgentClient:
         }
         return await self.post("/load", body | fields)
 
-    async def loaded(self, artifact: Artifact, model: str = "m", *, attempt: int = 1, **fields: object) -> LoadResult:
+    async def loaded(
+        self, artifact: Artifact, model: str = "m", *, attempt: int = 1, **fields: object
+    ) -> LoadResult:
         """A load that must succeed."""
         reply = await self.load(artifact, model, attempt=attempt, **fields)
         assert reply.status == 200, reply.body
         return msgspec.convert(reply.body, LoadResult)
 
-    async def unload(self, artifact: Artifact, model: str = "m", *, attempt: int = 1, **fields: object) -> Reply:
+    async def unload(
+        self, artifact: Artifact, model: str = "m", *, attempt: int = 1, **fields: object
+    ) -> Reply:
         """`POST /unload`."""
         return await self.post(
             "/unload", {"model": model, "revision": artifact.revision, "attempt": attempt} | fields

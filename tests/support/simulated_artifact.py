@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from blake3 import blake3
+
 from serverlessllm.checkpoint.arrange import TensorSpec, arrange
 from serverlessllm.checkpoint.reader import Artifact
 from serverlessllm.checkpoint.writer import ArtifactWriter
@@ -29,7 +30,9 @@ def write_simulated_artifact(
         "max_position_embeddings": context_tokens,
         "eos_token_id": 2,
     }
-    specs = [TensorSpec(f"model.layers.{i}.weight", "u8", (nbytes // _NUM_TENSORS,)) for i in range(_NUM_TENSORS)]
+    specs = [
+        TensorSpec(f"model.layers.{i}.weight", "u8", (nbytes // _NUM_TENSORS,)) for i in range(_NUM_TENSORS)
+    ]
     arrangement = arrange(specs)
     with ArtifactWriter(parent) as writer:
         writer.add_file("config.json", json.dumps(config).encode())

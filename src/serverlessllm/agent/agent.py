@@ -30,7 +30,6 @@ from serverlessllm.engine.slots import SlotPool
 from serverlessllm.errors import (
     ConflictError,
     InvalidRequestError,
-    NotFoundError,
     ReplicaGoneError,
     ShuttingDownError,
     SllmError,
@@ -212,9 +211,11 @@ class Agent:
 
     def _drop_bytes(self, revision: str) -> bool:
         """Free a region, unless it is not here or another model's replica uses it."""
+        if self._parts.arena.get(revision) is None:
+            return False  # not here, or still being written
         try:
             self._parts.arena.release(revision)
-        except (NotFoundError, ConflictError):
+        except ConflictError:
             return False
         self._parts.reporter.region_dropped(revision)
         return True
@@ -224,7 +225,7 @@ class Agent:
         for revision in revisions[: self.config.agent.tokenizer_cache_size]:
             try:
                 await self._loads.warm_text(self.config.data_path / "artifacts" / revision, revision)
-            except SllmError as error:
+            except (SllmError, OSError) as error:
                 _log.warning("adopted revision %s has no usable text: %s", revision, error)
 
     def _check_running(self) -> None:

@@ -32,6 +32,7 @@ from serverlessllm.wire.openai import field_error
 
 AGENT: Final = web.AppKey("agent", Agent)
 OPEN_PATHS: Final = ("/metrics", "/healthz")
+CLIENT_LEFT_STATUS: Final = 499
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 T = TypeVar("T")
@@ -51,6 +52,7 @@ def create_app(agent: Agent) -> web.Application:
     app.router.add_get("/status", _status)
     app.router.add_get("/metrics", _metrics)
     app.router.add_get("/healthz", _healthz)
+    app.on_shutdown.append(_end_events)
     return app
 
 
@@ -71,7 +73,8 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as error:
         return error_response(_from_aiohttp(error, request))
     except ConnectionResetError:
-        raise  # the client left: nobody reads an answer
+        # The client left before its handler could be cancelled. Nobody reads this; it spares a traceback.
+        return web.Response(status=CLIENT_LEFT_STATUS)
     except Exception:
         # A bug. It must cost one request and be seen, not end the node.
         _log.exception("%s %s failed", request.method, request.path)
@@ -115,6 +118,11 @@ async def _events(request: web.Request) -> web.StreamResponse:
         async for data in events:
             await response.write(data)
     return response
+
+
+async def _end_events(app: web.Application) -> None:
+    """Followers read until the end: without one, a clean stop would wait for them."""
+    app[AGENT].events.close()
 
 
 async def _status(request: web.Request) -> web.Response:

@@ -54,7 +54,9 @@ class Loads:
                 "owns the replica",
                 source="agent",
             )
-        replica.attempt = attempt
+        if attempt > replica.attempt:
+            replica.attempt = attempt
+            self._parts.reporter.replica_changed(replica)
 
     async def stop_load(self, key: ReplicaKey) -> None:
         """Cancel a load under way; returns when nothing of it is left."""
@@ -116,12 +118,11 @@ class Loads:
         try:
             result = await Load(self._parts, self._artifacts, self._admission, replica, request).run()
         except BaseException as error:
+            # Before the wait: once the replica is gone, the key is free for the next flight.
+            del self._flights[replica.key]
             reporter.load_failed(replica.key, str(error) or "stopped")
             await replica.unbind()
             raise
-        else:
-            reporter.load_succeeded(replica.key, result, replica.engine)
-            return result
-        finally:
-            reporter.regions_changed()
-            del self._flights[replica.key]
+        del self._flights[replica.key]
+        reporter.load_succeeded(replica.key, result, replica.engine)
+        return result

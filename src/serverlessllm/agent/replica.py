@@ -136,8 +136,8 @@ class Replica:
         QueueFullError, HoldDeadlineError.
         """
         async with self._seats.seat(priority, deadline_s):
-            if self._slot is None:
-                raise self.gone_error()
+            if self._slot is None or self._slot.lost.is_set():
+                raise self.gone_error()  # the seat of a request that died with the worker
             yield self._slot
 
     def start_draining(self) -> None:
@@ -188,7 +188,7 @@ class Replica:
     def gone_error(self) -> ReplicaGoneError:
         """What a request gets that this replica does not take."""
         return ReplicaGoneError(
-            f"model {self.key.model} has no ready replica here (it is {self.state}); place the request again",
+            f"the replica of model {self.key.model} takes no requests here; place the request again",
             source="agent",
         )
 

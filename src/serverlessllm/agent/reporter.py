@@ -109,10 +109,10 @@ class Reporter:
     def load_succeeded(self, key: ReplicaKey, result: LoadResult, engine: str) -> None:
         """A load is over, its replica ready."""
         self._end_load(key, None)
-        read_s = result.read_ms / 1e3
-        self._metrics.load_seconds.labels(result.tier).observe(read_s)
+        self._metrics.load_seconds.labels(result.tier).observe(result.read_ms / 1e3)
         self._metrics.bind_seconds.labels(engine).observe(result.bind_ms / 1e3)
-        self._metrics.read_bytes.labels(result.tier).inc(result.nbytes)
+        if result.tier != "dram":
+            self._metrics.read_bytes.labels(result.tier).inc(result.nbytes)
 
     def load_failed(self, key: ReplicaKey, error: str) -> None:
         """A load is over, in vain."""
@@ -127,6 +127,7 @@ class Reporter:
     def _end_load(self, key: ReplicaKey, error: str | None) -> None:
         self._loads.pop(key, None)
         self._progress_s.pop(key, None)
+        self.regions_changed()
         self._log.publish(LoadEnded(key.model, key.revision, error))
 
     def _flush_soon(self) -> None:

@@ -41,9 +41,6 @@ async def _stream(request: web.Request, inference: Inference) -> web.StreamRespo
         if response is None:
             raise
         await response.write(sse.failure(error))
-    except ConnectionResetError:
-        if response is None:
-            raise
     else:
         if response is None:
             raise SllmError("the engine ended the answer without an id", source="agent")
