@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The OpenAI package and curl, unchanged, against a running platform."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+from support.model_dirs import write_simulated, write_tiny_llama
+from support.platform import Platform
+
+USER = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    home = tmp_path_factory.mktemp("openai")
+    with Platform(home) as running:
+        running.add("org/tiny-llama", write_tiny_llama(home / "llama"), engine="torch")
+        running.add("slow", write_simulated(home / "slow"), options={"load_s": 1.5, "token_s": 0.002})
+        yield running
+
+
+@pytest.fixture
+def client(platform: Platform) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{platform.url}/v1", api_key="unused", max_retries=0) as made:
+        yield made
+
+
+def test_chat_answers(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="org/tiny-llama", messages=USER, max_tokens=8, temperature=0
+    )  # type: ignore[arg-type]
+    assert answer.object == "chat.completion"
+    assert answer.model == "org/tiny-llama"
+    assert answer.choices[0].message.role == "assistant"
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 8
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + 8
+
+
+def test_streamed_chat_says_the_same_as_the_whole_one(client: openai.OpenAI) -> None:
+    arguments = {"model": "org/tiny-llama", "messages": USER, "max_tokens": 24, "seed": 7, "temperature": 1.0}
+    whole = client.chat.completions.create(**arguments)  # type: ignore[call-overload]
+    chunks = list(
+        client.chat.completions.create(**arguments, stream=True, stream_options={"include_usage": True})  # type: ignore[call-overload]
+    )
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == whole.choices[0].message.content
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+    assert {chunk.id for chunk in chunks} == {chunks[0].id}
+    assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason
+
+
+@pytest.mark.parametrize("prompt", ["Once upon a time", [5, 6, 7, 8]])
+def test_completion_answers(client: openai.OpenAI, prompt: str | list[int]) -> None:
+    answer = client.completions.create(model="org/tiny-llama", prompt=prompt, max_tokens=5, temperature=0)
+    assert answer.object == "text_completion"
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 5
+    streamed = client.completions.create(
+        model="org/tiny-llama", prompt=prompt, max_tokens=5, temperature=0, stream=True
+    )
+    assert "".join(chunk.choices[0].text for chunk in streamed if chunk.choices) == answer.choices[0].text
+
+
+def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
+    assert {model.id for model in client.models.list()} == {"org/tiny-llama", "slow"}
+    assert client.models.retrieve("org/tiny-llama").id == "org/tiny-llama"
+
+
+def test_unknown_model_is_not_found(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.chat.completions.create(model="nobody", messages=USER)  # type: ignore[arg-type]
+    assert caught.value.code == "model_not_found"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("nobody")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("temperature", 3), ("top_p", 0), ("max_tokens", 0), ("n", 2), ("logprobs", True), ("stop", ["x"] * 99)],
+)
+def test_a_bad_field_is_named(client: openai.OpenAI, field: str, value: object) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="slow", messages=USER, **{field: value})  # type: ignore[call-overload]
+    assert caught.value.param == field
+
+
+def test_held_stream_with_progress_comments_reaches_the_openai_client(
+    platform: Platform, client: openai.OpenAI
+) -> None:
+    with platform.client() as admin:
+        admin.stop_model("slow")
+    stream = client.chat.completions.create(model="slow", messages=USER, max_tokens=20, stream=True)  # type: ignore[arg-type]
+    chunks = list(stream)
+    assert sum(len(chunk.choices[0].model_extra["token_ids"]) for chunk in chunks if chunk.choices) == 20  # type: ignore[index]
+    assert chunks[-1].choices[0].finish_reason == "length"
+
+
+def test_curl_sees_progress_comments_then_events_then_done(platform: Platform) -> None:
+    with platform.client() as admin:
+        admin.stop_model("slow")
+    body = json.dumps({"model": "slow", "messages": USER, "max_tokens": 3, "stream": True})
+    command = [
+        "curl",
+        "-sN",
+        f"{platform.url}/v1/chat/completions",
+        "-H",
+        "content-type: application/json",
+        "-d",
+        body,
+    ]
+    text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert text.startswith(": loading")
+    assert "\nid: 3\n" in text
+    assert ": timeline {" in text
+    assert text.endswith("data: [DONE]\n\n")
+
+
+def test_a_stop_string_ends_the_answer_before_it(client: openai.OpenAI) -> None:
+    arguments = {"model": "org/tiny-llama", "messages": USER, "max_tokens": 64, "seed": 3, "temperature": 1.0}
+    free = client.chat.completions.create(**arguments).choices[0].message.content  # type: ignore[call-overload]
+    stop = free[len(free) // 2 : len(free) // 2 + 3]
+    answer = client.chat.completions.create(**arguments, stop=[stop])  # type: ignore[call-overload]
+    assert answer.choices[0].message.content == free[: free.index(stop)]
+    assert answer.choices[0].finish_reason == "stop"
+
+
+def test_a_prompt_beyond_the_context_is_refused_before_it_runs(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(model="org/tiny-llama", prompt=[5] * 3000, max_tokens=5)
+    assert caught.value.code == "context_length_exceeded"
+
+
+def test_example_checkpoints_are_as_they_were(tmp_path: Path) -> None:
+    assert (write_tiny_llama(tmp_path / "a") / "model.safetensors").read_bytes() == (
+        write_tiny_llama(tmp_path / "b") / "model.safetensors"
+    ).read_bytes()
