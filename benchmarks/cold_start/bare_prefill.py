@@ -12,10 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-from serverlessllm.engine.llama.engine import create
-
 from serverlessllm.checkpoint.reader import Artifact
 from serverlessllm.engine.base import EngineLimits, Weights
+from serverlessllm.engine.llama.engine import create
 from serverlessllm.wire.worker import Generate, SamplingParams
 
 
@@ -24,25 +23,19 @@ def main() -> None:
     directory, dtype, prompt = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
     artifact = Artifact.open(directory)
     region = bytearray(artifact.index.weights_nbytes)
-    at = 0
-    for encoding in (shard.encodings[0] for shard in artifact.index.shards):
-        with (directory / encoding.file).open("rb") as file:
-            file.seek(encoding.offset)
-            at = encoding.offset
-            file.readinto(memoryview(region)[at : at + encoding.nbytes])
+    for file in artifact.index.weight_files:
+        region[file.region_offset : file.region_offset + file.nbytes] = artifact.weights(file.name)
     engine = create(dtype, len(os.sched_getaffinity(0)))
     engine.prime()
     engine.attach_weights(Weights(memoryview(region), artifact.layout()), EngineLimits(1, 0), {})
     request = Generate("warm", prompt, 1, SamplingParams(temperature=0.0), [])
     engine.add(request)
-    while engine.has_work:
-        engine.step()
+    engine.step()
     print(json.dumps({"num_prompt_tokens": len(prompt)}), flush=True)
     for _ in sys.stdin:
         started = time.perf_counter()
         engine.add(request)
-        while engine.has_work:
-            engine.step()
+        engine.step()
         print(json.dumps({"ms": (time.perf_counter() - started) * 1000}), flush=True)
 
 

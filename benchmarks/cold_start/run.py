@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from serverlessllm.sdk.orchestrator import Client
-
 from benchmarks._harness import page_cache
 from benchmarks._harness.disk_limit import DiskLimit
 from benchmarks._harness.hf_export import export
@@ -24,6 +22,7 @@ from benchmarks._harness.report import ROOT, Aim, Report, machine
 from benchmarks._harness.stats import median, percentile
 from serverlessllm.checkpoint.reader import Artifact
 from serverlessllm.sdk.local_server import LocalServer
+from serverlessllm.sdk.orchestrator import Client
 
 HERE = Path(__file__).resolve().parent
 MODEL = "smollm2-135m-instruct"
@@ -156,10 +155,11 @@ def prepare(stack: ExitStack) -> Subject:
     names = [model.name for model in client.models()]
     if MODEL not in names:
         client.add_model(MODEL, str(next((home / "model").glob("*.gguf"))), wait=True)
-    revision = client.model(MODEL).revision
+    revision = client.get_model(MODEL).revision
     artifact = Artifact.open(home / "bench" / "artifacts" / str(revision))
     ttft_ms(server.url)
-    dtype = client.agents()[0].dtype
+    status = client.agents()[0].status
+    dtype = status.dtypes["torch"] if status is not None else ""
     return Subject(server, client, artifact, export(artifact, home / "hf"), dtype)
 
 

@@ -13,10 +13,9 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+
 from support.model_dirs import write_simulated
 from support.platform import PATIENCE_S, Platform, eventually
-
-from serverlessllm.sdk.orchestrator import Client
 
 MIB = 1 << 20
 
@@ -110,7 +109,7 @@ def test_platform_killed_comes_back_with_its_models_and_its_memory(tmp_path: Pat
 
 
 def alive(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
 
 
 def test_platform_killed_in_mid_conversion_serves_nothing_half_written(tmp_path: Path) -> None:
@@ -125,7 +124,9 @@ def test_platform_killed_in_mid_conversion_serves_nothing_half_written(tmp_path:
         eventually(lambda: not any(alive(child) for child in children))
         platform.server.start()
         with platform.client() as client:
-            view = eventually(lambda: (v := client.get_model("big")).state != "registering" and v)
+            view = eventually(
+                lambda: None if (seen := client.get_model("big")).state == "registering" else seen
+            )
         assert view.state == "ready"
         names = [path.name for path in (tmp_path / "d" / "artifacts").iterdir()]
         assert names == [view.revision]
@@ -154,6 +155,5 @@ def _ignore_errors(platform: Platform) -> None:
 
 
 def loads(platform: Platform) -> bool:
-    client: Client
     with platform.client() as client:
         return bool(client.get_model("big").loads)

@@ -11,10 +11,10 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from support.model_dirs import write_simulated
-from support.platform import Platform, eventually
 
 from serverlessllm.engine.simulated.engine import expected_ids
+from support.model_dirs import write_simulated
+from support.platform import Platform, eventually
 
 MIB = 1 << 20
 
@@ -59,7 +59,7 @@ def test_an_idle_model_scales_to_zero_and_keeps_its_bytes(tmp_path: Path) -> Non
     with Platform(tmp_path, orchestrator_keep_alive_s="0.3") as platform, platform.client() as client:
         platform.add("m", write_simulated(tmp_path / "m", nbytes=8 * MIB))
         assert platform.chat("m", max_tokens=2).status_code == 200
-        view = eventually(lambda: (v := client.get_model("m")).replicas == [] and v)
+        view = eventually(lambda: None if (seen := client.get_model("m")).replicas else seen)
         assert view.tier == "dram"
         assert platform.chat("m", max_tokens=2).status_code == 200
         assert client.requests(1)[0].start == "warm"

@@ -7,13 +7,15 @@ import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
+
 from support.model_dirs import write_simulated, write_tiny_llama
 from support.platform import Platform
 
-USER = [{"role": "user", "content": "What is the capital of France?"}]
+USER: Any = [{"role": "user", "content": "What is the capital of France?"}]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def client(platform: Platform) -> Iterator[openai.OpenAI]:
 def test_chat_answers(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
         model="org/tiny-llama", messages=USER, max_tokens=8, temperature=0
-    )  # type: ignore[arg-type]
+    )
     assert answer.object == "chat.completion"
     assert answer.model == "org/tiny-llama"
     assert answer.choices[0].message.role == "assistant"
@@ -45,9 +47,9 @@ def test_chat_answers(client: openai.OpenAI) -> None:
 
 def test_streamed_chat_says_the_same_as_the_whole_one(client: openai.OpenAI) -> None:
     arguments = {"model": "org/tiny-llama", "messages": USER, "max_tokens": 24, "seed": 7, "temperature": 1.0}
-    whole = client.chat.completions.create(**arguments)  # type: ignore[call-overload]
+    whole = client.chat.completions.create(**arguments)
     chunks = list(
-        client.chat.completions.create(**arguments, stream=True, stream_options={"include_usage": True})  # type: ignore[call-overload]
+        client.chat.completions.create(**arguments, stream=True, stream_options={"include_usage": True})
     )
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == whole.choices[0].message.content
@@ -75,7 +77,7 @@ def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
 
 def test_unknown_model_is_not_found(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
-        client.chat.completions.create(model="nobody", messages=USER)  # type: ignore[arg-type]
+        client.chat.completions.create(model="nobody", messages=USER)
     assert caught.value.code == "model_not_found"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("nobody")
@@ -85,9 +87,9 @@ def test_unknown_model_is_not_found(client: openai.OpenAI) -> None:
     ("field", "value"),
     [("temperature", 3), ("top_p", 0), ("max_tokens", 0), ("n", 2), ("logprobs", True), ("stop", ["x"] * 99)],
 )
-def test_a_bad_field_is_named(client: openai.OpenAI, field: str, value: object) -> None:
+def test_a_bad_field_is_named(client: openai.OpenAI, field: str, value: Any) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
-        client.chat.completions.create(model="slow", messages=USER, **{field: value})  # type: ignore[call-overload]
+        client.chat.completions.create(model="slow", messages=USER, **{field: value})
     assert caught.value.param == field
 
 
@@ -96,9 +98,9 @@ def test_held_stream_with_progress_comments_reaches_the_openai_client(
 ) -> None:
     with platform.client() as admin:
         admin.stop_model("slow")
-    stream = client.chat.completions.create(model="slow", messages=USER, max_tokens=20, stream=True)  # type: ignore[arg-type]
-    chunks = list(stream)
-    assert sum(len(chunk.choices[0].model_extra["token_ids"]) for chunk in chunks if chunk.choices) == 20  # type: ignore[index]
+    chunks = list(client.chat.completions.create(model="slow", messages=USER, max_tokens=20, stream=True))
+    extras = [chunk.choices[0].model_extra or {} for chunk in chunks]
+    assert sum(len(extra["token_ids"]) for extra in extras) == 20
     assert chunks[-1].choices[0].finish_reason == "length"
 
 
@@ -124,9 +126,9 @@ def test_curl_sees_progress_comments_then_events_then_done(platform: Platform) -
 
 def test_a_stop_string_ends_the_answer_before_it(client: openai.OpenAI) -> None:
     arguments = {"model": "org/tiny-llama", "messages": USER, "max_tokens": 64, "seed": 3, "temperature": 1.0}
-    free = client.chat.completions.create(**arguments).choices[0].message.content  # type: ignore[call-overload]
+    free = client.chat.completions.create(**arguments).choices[0].message.content
     stop = free[len(free) // 2 : len(free) // 2 + 3]
-    answer = client.chat.completions.create(**arguments, stop=[stop])  # type: ignore[call-overload]
+    answer = client.chat.completions.create(**arguments, stop=[stop])
     assert answer.choices[0].message.content == free[: free.index(stop)]
     assert answer.choices[0].finish_reason == "stop"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
+
 from support.tiny_tokenizer import tiny_tokenizer_files
 
 VOCAB_SIZE = 1024

@@ -6,20 +6,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import httpx
 import psutil
 
 from serverlessllm.sdk.local_server import LocalServer
 from serverlessllm.sdk.orchestrator import Client
+from serverlessllm.types import EngineKind
 
 T = TypeVar("T")
 PATIENCE_S = 60.0
 """How long `eventually` polls: generous, because machines are shared."""
 
 
-def eventually(probe: Callable[[], T], *, patience_s: float = PATIENCE_S) -> T:
+def eventually(probe: Callable[[], T | None | Literal[False]], *, patience_s: float = PATIENCE_S) -> T:
     """Poll until `probe` gives something true and return it; raise AssertionError with the last value otherwise."""
     deadline = time.monotonic() + patience_s
     while True:
@@ -61,7 +62,7 @@ class Platform:
         name: str,
         source: Path,
         *,
-        engine: str = "simulated",
+        engine: EngineKind = "simulated",
         options: Mapping[str, float] | None = None,
     ) -> None:
         """Register a model and wait until it is ready."""
@@ -81,7 +82,7 @@ class Platform:
 
     def processes(self) -> list[psutil.Process]:
         """The server's descendants: zygotes, workers, conversions."""
-        return psutil.Process(self.server.pid).children(recursive=True)
+        return list(psutil.Process(self.server.pid).children(recursive=True))
 
     def worker_pid(self, model: str) -> int:
         """The process that serves `model`, once there is one."""

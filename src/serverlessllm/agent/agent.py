@@ -191,6 +191,7 @@ class Agent:
             loads=parts.reporter.loads,
             bandwidths=[bandwidth_status(parts.loader, tier) for tier in READ_TIERS],
             slots=self._slots(),
+            dtypes={kind: state.dtype for kind, state in parts.slots.states().items() if state.dtype},
         )
 
     def render_metrics(self) -> bytes:

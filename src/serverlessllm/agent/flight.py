@@ -38,7 +38,8 @@ class Flight(Generic[T]):
     def stop(self) -> None:
         """Cancel the work; who waits gets ReplicaGoneError."""
         self.is_stopped = True
-        self._task.cancel()
+        # Not before its first step: a coroutine that never began could not clean up.
+        asyncio.get_running_loop().call_soon(self._task.cancel)
         self._task.add_done_callback(_retrieve)
 
     async def stopped(self) -> None:

@@ -75,7 +75,7 @@ class KindPool:
             raise ShuttingDownError("the agent is stopping", source="agent")
         while self._primed:
             slot = self._primed.popleft()
-            if slot.is_alive:
+            if slot.is_alive and self._maker.is_ready:
                 return self._take(slot)
         waiter: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)

@@ -90,13 +90,13 @@ class SlotMaker:
 
     @property
     def is_ready(self) -> bool:
-        """Whether `make` can fork now."""
-        return self._zygote is not None and not self._zygote.ended.is_set()
+        """Whether `make` can fork now, and no worker is dying with its zygote."""
+        return self._zygote is not None and self._zygote.is_alive
 
     @property
     def zygote_pid(self) -> int | None:
         """The running zygote, or None."""
-        return self._zygote.pid if self._zygote is not None and self.is_ready else None
+        return self._zygote.pid if self._zygote is not None and self._zygote.is_alive else None
 
     def start(self) -> None:
         """Begin to keep a zygote alive; `on_ready` follows."""

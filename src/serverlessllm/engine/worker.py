@@ -144,6 +144,8 @@ def _map_region(region_fd: int | None, extents: Sequence[tuple[int, int]]) -> me
     if region_fd is None:
         raise EngineError("the attach names extents but brought no descriptor of the arena")
     try:
+        # Not populated ahead: for 256 MiB that costs what the faults cost (1 ms in 2 MiB pages, 26 ms in 4 KiB
+        # ones), and the faults of a first prompt are spread over the compute threads.
         return map_extents(region_fd, extents, writable=False).view
     except (OSError, ValueError) as error:
         raise EngineError(f"cannot map {len(extents)} extents of the arena: {error}") from error

@@ -22,6 +22,7 @@ from serverlessllm.wire.admin import (
     ModelView,
     RequestDetail,
     RequestList,
+    StopModel,
     Stopped,
 )
 
@@ -52,8 +53,7 @@ def remove_model(name: str) -> Call[Deleted]:
 
 
 def stop_model(name: str, drop_bytes: bool) -> Call[Stopped]:
-    body: dict[str, object] = {"drop_bytes": True} if drop_bytes else {}
-    return Call("POST", f"/admin/models/{segment(name)}/stop", Stopped, body)
+    return Call("POST", f"/admin/models/{segment(name)}/stop", Stopped, StopModel(drop_bytes=drop_bytes))
 
 
 def list_agents() -> Call[AgentList]:

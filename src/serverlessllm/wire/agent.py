@@ -118,7 +118,10 @@ class LoadProgressStatus(msgspec.Struct, frozen=True):
 
 
 class AgentStatus(msgspec.Struct, frozen=True):
-    """`GET /status`, and the snapshot of `/events`. `boot_id` changes with each start of the agent."""
+    """`GET /status`, and the snapshot of `/events`. `boot_id` changes with each start of the agent.
+
+    `dtypes`: engine → compute dtype, once it is known.
+    """
 
     agent_id: str
     boot_id: str
@@ -132,6 +135,7 @@ class AgentStatus(msgspec.Struct, frozen=True):
     loads: list[LoadProgressStatus]
     bandwidths: list[BandwidthStatus]
     slots: dict[str, int]
+    dtypes: dict[str, str] = {}
 
 
 class InferTiming(msgspec.Struct, frozen=True):

@@ -71,6 +71,12 @@ async def test_stopping_tells_joiners_to_place_again() -> None:
         await join
 
 
+async def test_work_stopped_at_once_still_begins_and_cleans_up() -> None:
+    work = Work()
+    await Flight(work.run()).stopped()
+    assert work.was_cancelled
+
+
 async def test_failure_reaches_every_joiner() -> None:
     async def fail() -> None:
         raise ModelLoadError("broken")

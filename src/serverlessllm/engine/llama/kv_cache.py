@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys and values of all sequences: one contiguous region per sequence slot. Knows no requests.
+
+The memory is reserved, not committed: a page exists once it is written, so that binding costs microseconds
+whatever the context length. Never zeroed: fresh pages read as zeros, and attention masks what it must not see.
+"""
+
+from __future__ import annotations
+
+import mmap
+from typing import Final
+
+import torch
+
+from serverlessllm.engine.llama.config import LlamaConfig
+from serverlessllm.errors import EngineError
+
+_MAP_NORESERVE: Final = 0x4000
+_KEEP_BYTES: Final = 16 << 20
+"""A freed slot keeps its pages for the next sequence unless it has touched more than this."""
+
+
+class KvCache:
+    """Cache of shape (num_slots, num_layers, 2, num_kv_heads, max_len_tokens, head_dim)."""
+
+    def __init__(self, config: LlamaConfig, num_slots: int, max_len_tokens: int, dtype: torch.dtype) -> None:
+        shape = (num_slots, config.num_layers, 2, config.num_kv_heads, max_len_tokens, config.head_dim)
+        num_elements = (
+            num_slots * config.num_layers * 2 * config.num_kv_heads * max_len_tokens * config.head_dim
+        )
+        nbytes = num_elements * dtype.itemsize
+        self._memory = _reserve(nbytes)
+        self._slot_bytes = nbytes // num_slots
+        self._token_bytes = self._slot_bytes // max_len_tokens
+        cache = torch.frombuffer(self._memory, dtype=dtype, count=num_elements).view(shape)
+        self._keys = cache.select(2, 0).unbind(1)
+        self._values = cache.select(2, 1).unbind(1)
+        self._by_row = cache.permute(1, 0, 4, 2, 3, 5).unbind(0)
+
+    def write(self, layer: int, slots: torch.Tensor, positions: torch.Tensor, rows: torch.Tensor) -> None:
+        """Store `rows` (num_rows, 2, num_kv_heads, head_dim) at `slots` and `positions`, (num_rows,) int64."""
+        self._by_row[layer].index_put_((slots, positions), rows)
+
+    def keys(self, layer: int) -> torch.Tensor:
+        """View (num_slots, num_kv_heads, max_len_tokens, head_dim)."""
+        return self._keys[layer]
+
+    def values(self, layer: int) -> torch.Tensor:
+        """View (num_slots, num_kv_heads, max_len_tokens, head_dim)."""
+        return self._values[layer]
+
+    def release(self, slot: int, num_tokens: int) -> None:
+        """The sequence of `slot`, which held `num_tokens`, is gone; give large memory back to the system."""
+        if num_tokens * self._token_bytes <= _KEEP_BYTES:
+            return
+        start = -(-slot * self._slot_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = (slot + 1) * self._slot_bytes // mmap.PAGESIZE * mmap.PAGESIZE
+        if end > start:
+            self._memory.madvise(mmap.MADV_DONTNEED, start, end - start)
+
+
+def _reserve(nbytes: int) -> mmap.mmap:
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+    try:
+        return mmap.mmap(-1, nbytes, flags=flags)
+    except (OSError, OverflowError) as error:
+        raise EngineError(
+            f"cannot reserve {nbytes} bytes of address space for keys and values: {error}; "
+            "lower engine.max_model_len_tokens or engine.max_num_seqs"
+        ) from error

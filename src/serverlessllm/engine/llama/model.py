@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The forward pass: ids in, logits out. Knows no requests, no sampling, no sockets.
+
+Source: Llama (Touvron et al., 2023), Qwen2 and Qwen3 technical reports; the arithmetic follows `transformers`,
+which the tests compare with.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import embedding, linear, rms_norm, silu
+
+from serverlessllm.engine.llama.attention import attend
+from serverlessllm.engine.llama.batch import ForwardBatch
+from serverlessllm.engine.llama.config import LlamaConfig
+from serverlessllm.engine.llama.kv_cache import KvCache
+from serverlessllm.engine.llama.rope import RopeTable, rotate_
+from serverlessllm.engine.llama.weights import LayerWeights, LlamaWeights
+
+
+class LlamaModel:
+    """A model bound to its weights and to the cache of its sequences."""
+
+    def __init__(self, config: LlamaConfig, weights: LlamaWeights, cache: KvCache, rope: RopeTable) -> None:
+        self._config = config
+        self._weights = weights
+        self._cache = cache
+        self._rope = rope
+
+    def forward(self, batch: ForwardBatch) -> torch.Tensor:
+        """Logits (num_sequences, vocab_size) of the batch's last rows, in the compute dtype.
+
+        Writes the keys and values of every row into the cache.
+        """
+        config = self._config
+        cos, sin = self._rope.rows(batch.positions, batch.positions_end)
+        hidden = embedding(batch.token_ids, self._weights.embedding)
+        last_layer = config.num_layers - 1
+        for index, layer in enumerate(self._weights.layers):
+            attended = self._attention(index, layer, batch, hidden, cos, sin)
+            if index == last_layer and batch.last_rows is not None:
+                hidden, attended = hidden[batch.last_rows], attended[batch.last_rows]
+            hidden = self._mlp(layer, torch.addmm(hidden, attended, layer.o_transposed))
+        hidden = self._norm(hidden, self._weights.final_norm)
+        return linear(hidden, self._weights.head)
+
+    def _norm(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return rms_norm(hidden, (self._config.hidden_size,), weight, self._config.rms_norm_eps)
+
+    def _attention(
+        self,
+        index: int,
+        layer: LayerWeights,
+        batch: ForwardBatch,
+        hidden: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+    ) -> torch.Tensor:
+        config = self._config
+        projected = linear(self._norm(hidden, layer.attention_norm), layer.qkv, layer.qkv_bias)
+        heads = projected.view(-1, config.num_heads + 2 * config.num_kv_heads, config.head_dim)
+        rotated = heads[:, : config.num_heads + config.num_kv_heads]
+        if layer.qk_norm is not None:
+            normed = rms_norm(rotated, (config.head_dim,), None, config.rms_norm_eps)
+            torch.mul(normed, layer.qk_norm, out=rotated)
+        rotate_(rotated, cos, sin)
+        rows = heads[: batch.num_rows, config.num_heads :]
+        rows = rows.view(batch.num_rows, 2, config.num_kv_heads, config.head_dim)
+        self._cache.write(index, batch.slots, batch.cached_positions, rows)
+        return attend(config, self._cache, index, batch, heads)
+
+    def _mlp(self, layer: LayerWeights, hidden: torch.Tensor) -> torch.Tensor:
+        gate, up = linear(self._norm(hidden, layer.mlp_norm), layer.gate_up).chunk(2, dim=-1)
+        return torch.addmm(hidden, silu(gate) * up, layer.down_transposed)

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tensors as views of mapped bytes. Knows the layout's offsets and dtypes, not what the tensors mean.
+
+A view costs one torch call and no memory. Where the stored dtype is not the compute dtype, or where members of a
+fused matrix do not lie back to back, a copy is made and counted.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+
+from serverlessllm.engine.base import Weights
+from serverlessllm.errors import CheckpointFormatError, UnsupportedCheckpointError
+from serverlessllm.wire.worker import TensorSlice
+
+_DTYPES: Final = {
+    "f64": torch.float64,
+    "f32": torch.float32,
+    "f16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+
+
+class RegionTensors:
+    """Looks up tensors by name in one attached region; `copied_bytes` counts what could not be a view."""
+
+    def __init__(self, weights: Weights, dtype: torch.dtype) -> None:
+        self._region = weights.region
+        self._dtype = dtype
+        self._slices = {tensor.name: tensor for tensor in weights.layout.tensors}
+        self._aliases = weights.layout.aliases
+        self._packed = {group.members: group.offset for group in weights.layout.groups}
+        self._bases: dict[torch.dtype, torch.Tensor] = {}
+        self.copied_bytes = 0
+
+    def __contains__(self, name: str) -> bool:
+        return self._aliases.get(name, name) in self._slices
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """The tensor in the compute dtype.
+
+        Raises: CheckpointFormatError when it is missing, of another shape, or outside the region;
+        UnsupportedCheckpointError for a dtype that cannot be computed with.
+        """
+        entry = self._entry(name, shape)
+        return self._converted(self._view(entry, entry.offset, shape))
+
+    def fused(self, names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> torch.Tensor:
+        """The tensors stacked along their first dimension: one view where the layout packs them."""
+        entries = [self._entry(name, shape) for name, shape in zip(names, shapes, strict=True)]
+        offset = self._packed.get(tuple(entry.name for entry in entries))
+        if offset is None or not _is_back_to_back(entries, offset):
+            stacked = torch.cat([self._view(entry, entry.offset, entry.shape) for entry in entries])
+            stacked = stacked.to(self._dtype)
+            self.copied_bytes += stacked.nbytes
+            return stacked
+        rows = sum(shape[0] for shape in shapes)
+        return self._converted(self._view(entries[0], offset, (rows, *shapes[0][1:])))
+
+    def _entry(self, name: str, shape: tuple[int, ...]) -> TensorSlice:
+        entry = self._slices.get(self._aliases.get(name, name))
+        if entry is None:
+            raise _malformed(name, "is missing from the checkpoint")
+        if entry.shape != shape:
+            raise _malformed(name, f"has shape {entry.shape}; config.json asks for {shape}")
+        return entry
+
+    def _view(self, entry: TensorSlice, offset: int, shape: tuple[int, ...]) -> torch.Tensor:
+        dtype = _DTYPES.get(entry.dtype)
+        if dtype is None:
+            problem = (
+                f"tensor {entry.name}: dtype {entry.dtype} cannot be computed with; convert to bf16 or f32"
+            )
+            raise UnsupportedCheckpointError(problem, param=entry.name, source="engine")
+        size = dtype.itemsize
+        end = offset + math.prod(shape) * size
+        if offset < 0 or offset % size or end > len(self._region):
+            raise _malformed(
+                entry.name, f"bytes {offset}..{end} do not lie in the region, or are not aligned"
+            )
+        return self._base(dtype).as_strided(shape, _row_major(shape), offset // size)
+
+    def _base(self, dtype: torch.dtype) -> torch.Tensor:
+        base = self._bases.get(dtype)
+        if base is None:
+            count = len(self._region) // dtype.itemsize
+            with warnings.catch_warnings():
+                # The mapping is read-only and nothing here writes weights; torch cannot express that.
+                warnings.filterwarnings("ignore", message="The given buffer is not writable")
+                base = torch.frombuffer(self._region, dtype=dtype, count=count)
+            self._bases[dtype] = base
+        return base
+
+    def _converted(self, view: torch.Tensor) -> torch.Tensor:
+        if view.dtype == self._dtype:
+            return view
+        copy = view.to(self._dtype)
+        self.copied_bytes += copy.nbytes
+        return copy
+
+
+def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
+    strides = [1]
+    for size in shape[:0:-1]:
+        strides.append(strides[-1] * size)
+    return tuple(reversed(strides))
+
+
+def _is_back_to_back(entries: Sequence[TensorSlice], offset: int) -> bool:
+    for entry in entries:
+        if entry.offset != offset or entry.dtype != entries[0].dtype:
+            return False
+        offset += entry.nbytes
+    return True
+
+
+def _malformed(name: str, problem: str) -> CheckpointFormatError:
+    return CheckpointFormatError(f"tensor {name}: {problem}", param=name, source="engine")

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""top_k, top_p and min_p as one lower bound on the scaled logits. Knows no noise and no ids.
+
+Every filter keeps a set of the largest logits, so each is a threshold; ids with equal logits are kept or dropped
+together, which makes the result independent of any sort order. Applied in the order top_k, top_p, min_p, each on
+what the earlier ones left.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from serverlessllm.wire.worker import SamplingParams
+
+Float32Array = npt.NDArray[np.float32]
+
+_NUCLEUS_REACH = np.float32(8.0)
+"""Logits this far below the largest are tried first for top_p: sorting few instead of the whole vocabulary."""
+
+
+def has_filters(params: SamplingParams) -> bool:
+    """Whether any filter may drop an id."""
+    return params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0
+
+
+def filter_threshold(scaled: Float32Array, params: SamplingParams) -> np.float32:
+    """The smallest scaled logit that survives.
+
+    `scaled` (vocab,) float32: logits divided by the temperature, shifted so that the largest is 0.
+    Ensures: the largest logit survives.
+    """
+    threshold = np.float32(-np.inf)
+    if 0 < params.top_k < scaled.size:
+        threshold = np.partition(scaled, scaled.size - params.top_k)[scaled.size - params.top_k]
+    if params.top_p < 1.0:
+        threshold = max(threshold, _nucleus(scaled[scaled >= threshold], params.top_p))
+    if params.min_p > 0.0:
+        threshold = max(threshold, np.float32(math.log(params.min_p)))
+    return min(threshold, np.float32(0.0))
+
+
+def _nucleus(scaled: Float32Array, top_p: float) -> np.float32:
+    """The smallest logit of the smallest set of largest ones whose probability reaches `top_p`."""
+    target = top_p * float(np.exp(scaled).sum(dtype=np.float64))
+    for candidates in (scaled[scaled >= -_NUCLEUS_REACH], scaled):
+        descending = np.sort(candidates)[::-1]
+        reached = np.cumsum(np.exp(descending), dtype=np.float64)
+        index = int(np.searchsorted(reached, target))
+        if index < descending.size:
+            return np.float32(descending[index])
+    return np.float32(scaled.min())

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The weights of a Llama, Qwen2 or Qwen3 model, under the names of Hugging Face checkpoints. Knows no computation.
+
+Shapes: matrices are (out_features, in_features). q, k, v are one matrix, and so are gate and up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from serverlessllm.engine.llama.config import LlamaConfig
+from serverlessllm.engine.llama.region import RegionTensors
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """One transformer block. `down` and `o` are kept transposed views, as `addmm` takes them.
+
+    `qk_norm` (num_heads + num_kv_heads, head_dim): the norm weights of every query and key head.
+    """
+
+    attention_norm: torch.Tensor
+    qkv: torch.Tensor
+    qkv_bias: torch.Tensor | None
+    qk_norm: torch.Tensor | None
+    o_transposed: torch.Tensor
+    mlp_norm: torch.Tensor
+    gate_up: torch.Tensor
+    down_transposed: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaWeights:
+    """All weights. `head` is `embedding` itself where they are tied."""
+
+    embedding: torch.Tensor
+    layers: tuple[LayerWeights, ...]
+    final_norm: torch.Tensor
+    head: torch.Tensor
+
+
+def read_weights(config: LlamaConfig, tensors: RegionTensors) -> LlamaWeights:
+    """Raises: CheckpointFormatError naming a tensor that is missing or of another shape than `config` says."""
+    embedding = tensors.tensor("model.embed_tokens.weight", (config.vocab_size, config.hidden_size))
+    is_tied = config.tied_head or "lm_head.weight" not in tensors
+    head = embedding if is_tied else tensors.tensor("lm_head.weight", (config.vocab_size, config.hidden_size))
+    return LlamaWeights(
+        embedding=embedding,
+        layers=tuple(_layer(config, tensors, f"model.layers.{i}.") for i in range(config.num_layers)),
+        final_norm=tensors.tensor("model.norm.weight", (config.hidden_size,)),
+        head=head,
+    )
+
+
+def _layer(config: LlamaConfig, tensors: RegionTensors, prefix: str) -> LayerWeights:
+    hidden, ffn = config.hidden_size, config.intermediate_size
+    q_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    attention = f"{prefix}self_attn."
+    qkv = [f"{attention}{part}_proj" for part in "qkv"]
+    sizes = (q_size, kv_size, kv_size)
+    bias = None
+    if config.has_qkv_bias:
+        bias = tensors.fused([f"{name}.bias" for name in qkv], [(size,) for size in sizes])
+    return LayerWeights(
+        attention_norm=tensors.tensor(f"{prefix}input_layernorm.weight", (hidden,)),
+        qkv=tensors.fused([f"{name}.weight" for name in qkv], [(size, hidden) for size in sizes]),
+        qkv_bias=bias,
+        qk_norm=_qk_norm(config, tensors, attention) if config.has_qk_norm else None,
+        o_transposed=tensors.tensor(f"{attention}o_proj.weight", (hidden, q_size)).t(),
+        mlp_norm=tensors.tensor(f"{prefix}post_attention_layernorm.weight", (hidden,)),
+        gate_up=tensors.fused(
+            [f"{prefix}mlp.gate_proj.weight", f"{prefix}mlp.up_proj.weight"], [(ffn, hidden), (ffn, hidden)]
+        ),
+        down_transposed=tensors.tensor(f"{prefix}mlp.down_proj.weight", (hidden, ffn)).t(),
+    )
+
+
+def _qk_norm(config: LlamaConfig, tensors: RegionTensors, attention: str) -> torch.Tensor:
+    """Per-head norm weights in one small copy, so that q and k are normalised by one kernel."""
+    q = tensors.tensor(f"{attention}q_norm.weight", (config.head_dim,))
+    k = tensors.tensor(f"{attention}k_norm.weight", (config.head_dim,))
+    return torch.cat((q.expand(config.num_heads, -1), k.expand(config.num_kv_heads, -1)))
