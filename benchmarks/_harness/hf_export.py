@@ -13,11 +13,14 @@ from serverlessllm.checkpoint.reader import Artifact
 _DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 
 
-def export(artifact: Artifact, directory: Path) -> Path:
+def export(source: Path, directory: Path) -> Path:
     """`directory` with config, tokenizer and one `model.safetensors`; left as it is when it exists already."""
     if (directory / "model.safetensors").exists():
         return directory
     directory.mkdir(parents=True, exist_ok=True)
+    artifact = Artifact.open(
+        source
+    )  # of our own: its mapping ends here, and the file can leave the page cache
     for entry in artifact.index.files:
         (directory / entry.name).write_bytes(artifact.file(entry.name))
     tensors = {

@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A helper process that does one measured thing per line it is sent and answers one JSON line."""
+"""A helper process that does one measured thing per line it is sent and answers one JSON line.
+
+All measured processes, ours and the peers', run with `QUIET_ENV`: on two shared cores, OpenMP threads that spin while
+they wait slow everybody down, themselves first.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,12 +17,17 @@ from types import TracebackType
 from typing import IO, Self
 
 
+QUIET_ENV = {**os.environ, "OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
+
+
 class LineProcess:
     """`python script args…`; ready once it has printed its first line."""
 
     def __init__(self, script: Path, args: Sequence[str]) -> None:
         command = [sys.executable, str(script), *args]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=QUIET_ENV
+        )
         self.hello = self._read()
 
     def _pipe(self, pipe: IO[str] | None) -> IO[str]:

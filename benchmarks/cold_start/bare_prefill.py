@@ -24,7 +24,9 @@ def main() -> None:
     artifact = Artifact.open(directory)
     region = bytearray(artifact.index.weights_nbytes)
     for file in artifact.index.weight_files:
-        region[file.region_offset : file.region_offset + file.nbytes] = artifact.weights(file.name)
+        # Read, not mapped: a mapped file cannot be dropped from the page cache.
+        with (directory / file.name).open("rb") as source:
+            source.readinto(memoryview(region)[file.region_offset :][: file.nbytes])
     engine = create(dtype, len(os.sched_getaffinity(0)))
     engine.prime()
     engine.attach_weights(Weights(memoryview(region), artifact.layout()), EngineLimits(1, 0), {})

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from benchmarks._harness import page_cache
 from benchmarks._harness.disk_limit import DiskLimit
 from benchmarks._harness.hf_export import export
-from benchmarks._harness.line_process import LineProcess
+from benchmarks._harness.line_process import QUIET_ENV, LineProcess
 from benchmarks._harness.report import ROOT, Aim, Report, machine
 from benchmarks._harness.stats import median, percentile
 from serverlessllm.checkpoint.reader import Artifact
@@ -27,7 +27,7 @@ from serverlessllm.sdk.orchestrator import Client
 HERE = Path(__file__).resolve().parent
 MODEL = "smollm2-135m-instruct"
 MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
-SETTLE_S = 0.5
+SETTLE_S = 1.5
 """Between measurements: the pool primes its next slot, which must not compete with the request measured."""
 
 
@@ -74,7 +74,9 @@ def fresh_process_ms(subject: Subject) -> float:
     page_cache.drop(subject.hf_dir / "model.safetensors")
     command = [sys.executable, str(HERE / "transformers_start.py"), str(subject.hf_dir), subject.dtype]
     started = time.perf_counter()
-    process = subprocess.Popen([*command, json.dumps(MESSAGES), "--once"], stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [*command, json.dumps(MESSAGES), "--once"], stdout=subprocess.PIPE, env=QUIET_ENV
+    )
     line = process.stdout.readline() if process.stdout else b""
     elapsed_ms = (time.perf_counter() - started) * 1000
     process.communicate()
@@ -158,9 +160,16 @@ def prepare(stack: ExitStack) -> Subject:
     revision = client.get_model(MODEL).revision
     artifact = Artifact.open(home / "bench" / "artifacts" / str(revision))
     ttft_ms(server.url)
-    status = client.agents()[0].status
-    dtype = status.dtypes["torch"] if status is not None else ""
-    return Subject(server, client, artifact, export(artifact, home / "hf"), dtype)
+    return Subject(server, client, artifact, export(artifact.directory, home / "hf"), compute_dtype(client))
+
+
+def compute_dtype(client: Client) -> str:
+    """What our engine computes in; the peers get the same."""
+    while True:
+        status = client.agents()[0].status
+        if status is not None and "torch" in status.dtypes:
+            return status.dtypes["torch"]
+        time.sleep(0.1)
 
 
 def main() -> int:

@@ -15,6 +15,7 @@ import time
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 
 def first_token(hf_dir: str, dtype: str, messages: list[dict[str, str]]) -> int:
@@ -30,6 +31,7 @@ def first_token(hf_dir: str, dtype: str, messages: list[dict[str, str]]) -> int:
 
 def main() -> None:
     """One measurement at once, or one per line."""
+    logging.disable_progress_bar()
     hf_dir, dtype, messages = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     if "--once" in sys.argv:
         print(json.dumps({"token": first_token(hf_dir, dtype, messages)}), flush=True)

@@ -48,6 +48,7 @@ from serverlessllm.wire.agent import (
     UnloadRequest,
     UnloadResult,
 )
+from serverlessllm.wire.events import HEARTBEAT_S, SlotsChanged
 
 MAX_ENCODINGS: Final = 2
 """Prompts encoded at once: each keeps a core busy, and more would only delay what the engines compute."""
@@ -76,7 +77,7 @@ class Agent:
         self.is_running = False
         self._clock = clock
         self._encoding = asyncio.Semaphore(MAX_ENCODINGS)
-        self._warming: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._parts: NodeParts
         self._loads: Loads
 
@@ -104,7 +105,10 @@ class Agent:
         )
         self._loads = Loads(self._parts)
         self._parts.reporter.regions_changed()
-        self._warming = asyncio.create_task(self._warm_texts(arena.adopted))
+        self._tasks = [
+            asyncio.create_task(self._warm_texts(arena.adopted)),
+            asyncio.create_task(self._watch_slots()),
+        ]
         self.is_running = True
 
     async def stop(self) -> None:
@@ -112,9 +116,9 @@ class Agent:
         if not self.is_running:
             return
         self.is_running = False
-        if self._warming is not None:
-            self._warming.cancel()
-            await asyncio.gather(self._warming, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._loads.stop()
         self._parts.reporter.close()
         self.events.close()
@@ -191,7 +195,7 @@ class Agent:
             loads=parts.reporter.loads,
             bandwidths=[bandwidth_status(parts.loader, tier) for tier in READ_TIERS],
             slots=self._slots(),
-            dtypes={kind: state.dtype for kind, state in parts.slots.states().items() if state.dtype},
+            dtypes=self._dtypes(),
         )
 
     def render_metrics(self) -> bytes:
@@ -209,6 +213,17 @@ class Agent:
             counts[f"{engine}.priming"] = state.num_priming
             counts[f"{engine}.bound"] = state.num_bound
         return counts
+
+    def _dtypes(self) -> dict[str, str]:
+        """Engine → compute dtype, where it is known."""
+        states = self._parts.slots.states()
+        return {engine: state.dtype for engine, state in states.items() if state.dtype is not None}
+
+    async def _watch_slots(self) -> None:
+        """Tell followers of slots that come and go; once a heartbeat is often enough for who places by them."""
+        while True:
+            self._parts.reporter.slots_seen(SlotsChanged(self._slots(), self._dtypes()))
+            await asyncio.sleep(HEARTBEAT_S)
 
     def _drop_bytes(self, revision: str) -> bool:
         """Free a region, unless it is not here or another model's replica uses it."""

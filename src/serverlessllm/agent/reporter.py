@@ -26,6 +26,7 @@ from serverlessllm.wire.events import (
     LoadProgressed,
     RegionChanged,
     ReplicaChanged,
+    SlotsChanged,
 )
 
 LOAD_DELAY_S: Final = 0.02
@@ -48,6 +49,7 @@ class Reporter:
         self._regions: dict[str, RegionStatus] = {}
         self._loads: dict[ReplicaKey, LoadProgressStatus] = {}
         self._progress_s: dict[ReplicaKey, float] = {}
+        self._slots = SlotsChanged({}, {})
 
     @property
     def loads(self) -> list[LoadProgressStatus]:
@@ -123,6 +125,12 @@ class Reporter:
         for bandwidth in bandwidths:
             self._metrics.bandwidth.labels(bandwidth.tier).set(bandwidth.mean_bytes_per_s)
             self._log.publish(BandwidthChanged(bandwidth))
+
+    def slots_seen(self, slots: SlotsChanged) -> None:
+        """The slots as they are now; told when that is news."""
+        if slots != self._slots:
+            self._slots = slots
+            self._log.publish(slots)
 
     def _end_load(self, key: ReplicaKey, error: str | None) -> None:
         self._loads.pop(key, None)

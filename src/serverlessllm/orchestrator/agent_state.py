@@ -20,6 +20,7 @@ from serverlessllm.wire.events import (
     LoadProgressed,
     RegionChanged,
     ReplicaChanged,
+    SlotsChanged,
     Snapshot,
 )
 
@@ -57,6 +58,9 @@ class AgentState:
                     self.regions.pop(region.revision, None)
                 else:
                     self.regions[region.revision] = region
+            case SlotsChanged(slots=slots, dtypes=dtypes):
+                if self._base is not None:
+                    self._base = msgspec.structs.replace(self._base, slots=slots, dtypes=dtypes)
             case LoadProgressed(load=load):
                 self.loads[load.model, load.revision] = load
             case LoadEnded(model=model, revision=revision):

@@ -63,6 +63,13 @@ class BandwidthChanged(msgspec.Struct, frozen=True, tag="bandwidth"):
     bandwidth: BandwidthStatus
 
 
+class SlotsChanged(msgspec.Struct, frozen=True, tag="slots"):
+    """Slots were forked, primed, bound or discarded, or an engine's compute dtype became known."""
+
+    slots: dict[str, int]
+    dtypes: dict[str, str]
+
+
 class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     """Nothing changed."""
 
@@ -70,5 +77,12 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
 
 
 AgentEvent = (
-    Snapshot | ReplicaChanged | RegionChanged | LoadProgressed | LoadEnded | BandwidthChanged | Heartbeat
+    Snapshot
+    | ReplicaChanged
+    | RegionChanged
+    | SlotsChanged
+    | LoadProgressed
+    | LoadEnded
+    | BandwidthChanged
+    | Heartbeat
 )

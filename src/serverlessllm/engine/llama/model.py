@@ -41,11 +41,7 @@ class LlamaModel:
             if index == last_layer and batch.last_rows is not None:
                 hidden, attended = hidden[batch.last_rows], attended[batch.last_rows]
             hidden = self._mlp(layer, torch.addmm(hidden, attended, layer.o_transposed))
-        hidden = self._norm(hidden, self._weights.final_norm)
-        return linear(hidden, self._weights.head)
-
-    def _norm(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return rms_norm(hidden, (self._config.hidden_size,), weight, self._config.rms_norm_eps)
+        return linear(self._weights.final_norm(hidden), self._weights.head)
 
     def _attention(
         self,
@@ -57,7 +53,7 @@ class LlamaModel:
         sin: torch.Tensor,
     ) -> torch.Tensor:
         config = self._config
-        projected = linear(self._norm(hidden, layer.attention_norm), layer.qkv, layer.qkv_bias)
+        projected = linear(layer.attention_norm(hidden), layer.qkv, layer.qkv_bias)
         heads = projected.view(-1, config.num_heads + 2 * config.num_kv_heads, config.head_dim)
         rotated = heads[:, : config.num_heads + config.num_kv_heads]
         if layer.qk_norm is not None:
@@ -70,5 +66,5 @@ class LlamaModel:
         return attend(config, self._cache, index, batch, heads)
 
     def _mlp(self, layer: LayerWeights, hidden: torch.Tensor) -> torch.Tensor:
-        gate, up = linear(self._norm(hidden, layer.mlp_norm), layer.gate_up).chunk(2, dim=-1)
+        gate, up = linear(layer.mlp_norm(hidden), layer.gate_up).chunk(2, dim=-1)
         return torch.addmm(hidden, silu(gate) * up, layer.down_transposed)

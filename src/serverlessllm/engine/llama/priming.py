@@ -13,6 +13,7 @@ from serverlessllm.engine.llama.batch import DecodeRow, Prompt, build_batch
 from serverlessllm.engine.llama.config import LlamaConfig, RopeConfig
 from serverlessllm.engine.llama.kv_cache import KvCache
 from serverlessllm.engine.llama.model import LlamaModel
+from serverlessllm.engine.llama.norm import RmsNorm
 from serverlessllm.engine.llama.rope import RopeTable
 from serverlessllm.engine.llama.sampling.penalties import Penalties
 from serverlessllm.engine.llama.sampling.sampler import Draw, Sampler
@@ -60,16 +61,16 @@ def prime_kernels(dtype: torch.dtype) -> None:
 def _random_weights(dtype: torch.dtype) -> LlamaWeights:
     hidden, ffn = _CONFIG.hidden_size, _CONFIG.intermediate_size
     heads = (_CONFIG.num_heads + 2 * _CONFIG.num_kv_heads) * _CONFIG.head_dim
-    ones = torch.ones(hidden, dtype=dtype)
+    norm = RmsNorm.of(torch.ones(hidden, dtype=dtype), _CONFIG.rms_norm_eps)
     layer = LayerWeights(
-        attention_norm=ones,
+        attention_norm=norm,
         qkv=torch.full((heads, hidden), 0.01, dtype=dtype),
         qkv_bias=None,
         qk_norm=None,
         o_transposed=torch.full((hidden, _CONFIG.num_heads * _CONFIG.head_dim), 0.01, dtype=dtype).t(),
-        mlp_norm=ones,
+        mlp_norm=norm,
         gate_up=torch.full((2 * ffn, hidden), 0.01, dtype=dtype),
         down_transposed=torch.full((hidden, ffn), 0.01, dtype=dtype).t(),
     )
     embedding = torch.full((_CONFIG.vocab_size, hidden), 0.01, dtype=dtype)
-    return LlamaWeights(embedding, (layer,) * _CONFIG.num_layers, ones, embedding)
+    return LlamaWeights(embedding, (layer,) * _CONFIG.num_layers, norm, embedding)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from serverlessllm.engine.llama.config import LlamaConfig
+from serverlessllm.engine.llama.norm import RmsNorm
 from serverlessllm.engine.llama.region import RegionTensors
 
 
@@ -21,12 +22,12 @@ class LayerWeights:
     `qk_norm` (num_heads + num_kv_heads, head_dim): the norm weights of every query and key head.
     """
 
-    attention_norm: torch.Tensor
+    attention_norm: RmsNorm
     qkv: torch.Tensor
     qkv_bias: torch.Tensor | None
     qk_norm: torch.Tensor | None
     o_transposed: torch.Tensor
-    mlp_norm: torch.Tensor
+    mlp_norm: RmsNorm
     gate_up: torch.Tensor
     down_transposed: torch.Tensor
 
@@ -37,7 +38,7 @@ class LlamaWeights:
 
     embedding: torch.Tensor
     layers: tuple[LayerWeights, ...]
-    final_norm: torch.Tensor
+    final_norm: RmsNorm
     head: torch.Tensor
 
 
@@ -49,7 +50,7 @@ def read_weights(config: LlamaConfig, tensors: RegionTensors) -> LlamaWeights:
     return LlamaWeights(
         embedding=embedding,
         layers=tuple(_layer(config, tensors, f"model.layers.{i}.") for i in range(config.num_layers)),
-        final_norm=tensors.tensor("model.norm.weight", (config.hidden_size,)),
+        final_norm=_norm(config, tensors, "model.norm.weight"),
         head=head,
     )
 
@@ -64,17 +65,21 @@ def _layer(config: LlamaConfig, tensors: RegionTensors, prefix: str) -> LayerWei
     if config.has_qkv_bias:
         bias = tensors.fused([f"{name}.bias" for name in qkv], [(size,) for size in sizes])
     return LayerWeights(
-        attention_norm=tensors.tensor(f"{prefix}input_layernorm.weight", (hidden,)),
+        attention_norm=_norm(config, tensors, f"{prefix}input_layernorm.weight"),
         qkv=tensors.fused([f"{name}.weight" for name in qkv], [(size, hidden) for size in sizes]),
         qkv_bias=bias,
         qk_norm=_qk_norm(config, tensors, attention) if config.has_qk_norm else None,
         o_transposed=tensors.tensor(f"{attention}o_proj.weight", (hidden, q_size)).t(),
-        mlp_norm=tensors.tensor(f"{prefix}post_attention_layernorm.weight", (hidden,)),
+        mlp_norm=_norm(config, tensors, f"{prefix}post_attention_layernorm.weight"),
         gate_up=tensors.fused(
             [f"{prefix}mlp.gate_proj.weight", f"{prefix}mlp.up_proj.weight"], [(ffn, hidden), (ffn, hidden)]
         ),
         down_transposed=tensors.tensor(f"{prefix}mlp.down_proj.weight", (hidden, ffn)).t(),
     )
+
+
+def _norm(config: LlamaConfig, tensors: RegionTensors, name: str) -> RmsNorm:
+    return RmsNorm.of(tensors.tensor(name, (config.hidden_size,)), config.rms_norm_eps)
 
 
 def _qk_norm(config: LlamaConfig, tensors: RegionTensors, attention: str) -> torch.Tensor:
