@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from serverlessllm.checkpoint.reader import Artifact
 from serverlessllm.engine.base import Weights
 from serverlessllm.engine.llama.batch import DecodeRow, Prompt, build_batch
 from serverlessllm.engine.llama.config import LlamaConfig
@@ -14,8 +18,10 @@ from serverlessllm.engine.llama.model import LlamaModel
 from serverlessllm.engine.llama.region import RegionTensors
 from serverlessllm.engine.llama.rope import RopeTable
 from serverlessllm.engine.llama.weights import read_weights
+from serverlessllm.ingest.convert import convert
 from support.tiny_llama import TinyModel, build_tiny
 
+DEMO_MODEL = Path(__file__).parents[2] / ".demo/model/SmolLM2-135M-Instruct.Q4_1.gguf"
 TOLERANCE = 1e-4
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -79,4 +85,28 @@ def test_decode_logits_beside_a_prompt_equal_transformers(family: str, changes: 
     decodes = [DecodeRow(slot, ids[slot][-1], len(ids[slot]) - 1) for slot in running]
     logits = model.forward(build_batch(decodes, [Prompt(4, ids[4])], torch.float32))
     expected = torch.stack([tiny.reference_logits(sequence)[-1] for sequence in ids.values()])
+    assert (logits - expected).abs().max() < TOLERANCE
+
+
+@pytest.mark.demo_model
+@pytest.mark.skipif(not DEMO_MODEL.is_file(), reason="run `make demo-model` first")
+@torch.inference_mode()
+def test_demo_model_logits_equal_transformers(tmp_path: Path) -> None:
+    report = convert(DEMO_MODEL, tmp_path, dtype="float32")
+    artifact = Artifact.open(Path(report.directory))
+    weights = Weights(artifact.weights("model.bin"), artifact.layout())
+    config = AutoConfig.for_model(**artifact.config())
+    reference = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    names = [entry.name for entry in artifact.index.tensors]
+    shapes = {name: parameter.shape for name, parameter in reference.named_parameters()}
+    tensors = {
+        name: torch.frombuffer(bytearray(artifact.tensor(name)), dtype=torch.float32) for name in names
+    }
+    reference.load_state_dict(
+        {name: tensor.view(shapes[name]) for name, tensor in tensors.items()}, strict=False
+    )
+    prompts = [torch.randint(config.vocab_size, (length,)).tolist() for length in (37, 200)]
+    batch = build_batch([], [Prompt(slot, ids) for slot, ids in enumerate(prompts)], torch.float32)
+    logits = bind(weights, 2, 256).forward(batch)
+    expected = torch.stack([reference(torch.tensor([ids])).logits[0, -1] for ids in prompts])
     assert (logits - expected).abs().max() < TOLERANCE
