@@ -173,8 +173,8 @@ class Zygote:
 def _quiet_compute_threads() -> None:
     """Set before the engine is imported: OpenMP reads these when its library loads.
 
-    One thread until a worker asks for more, and threads that wait sleep instead of spinning: on two cores that
-    other processes load too, spinning made decoding 15 times slower (700 against 45 ms a token).
+    One thread until a worker asks for more, and threads that wait sleep instead of spinning: on two cores with
+    two other busy processes, spinning made a token 5 times slower (250 against 50 ms).
     """
     os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive", KMP_BLOCKTIME="0")
 
