@@ -26,6 +26,7 @@ from serverlessllm.errors import (
     SllmError,
     StaleAttemptError,
     UnreachableError,
+    UnsupportedCheckpointError,
 )
 from serverlessllm.metadata.records import ModelRecord
 from serverlessllm.orchestrator.agent_link import AgentLink
@@ -141,7 +142,7 @@ class Waker:
         """Raise when waiting cannot help: every agent failed, or the model fits none."""
         if failures:
             last = list(failures.values())[-1]
-            if isinstance(last, RequestError):
+            if isinstance(last, RequestError | UnsupportedCheckpointError):
                 raise last
             raise ModelLoadError(
                 f"{record.name} could not be loaded on {', '.join(failures)}: {last.message}",
