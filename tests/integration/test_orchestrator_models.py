@@ -66,7 +66,8 @@ async def test_failed_conversion_is_told_and_may_be_repeated(front: Front, inges
     ingest.move(state="failed", error={"message": "config.json is missing", "code": "invalid_checkpoint"})
     view = await until_state(front, "org/new", "failed")
     assert view["error"] == "config.json is missing"
-    assert (await front.chat(model="org/new")).status_code == 502
+    reply = await front.chat(model="org/new")
+    assert reply.status_code == 404 and "config.json is missing" in reply.json()["error"]["message"]
     assert (await front.http.post("/admin/models", json=NEW)).status_code == 201
 
 

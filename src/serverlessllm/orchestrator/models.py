@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from serverlessllm.clock import Clock
-from serverlessllm.errors import ConflictError, ModelLoadError, ModelNotFoundError
+from serverlessllm.errors import ConflictError, ModelNotFoundError
 from serverlessllm.metadata.keys import Keys
 from serverlessllm.metadata.records import ModelRecord
 from serverlessllm.metadata.store import MetadataStore
@@ -67,15 +67,17 @@ class Models:
     async def settled(self, name: str, report: Callable[[str], None]) -> ModelRecord:
         """The record once it is ready; waits while it registers.
 
-        Raises: ModelNotFoundError; ModelLoadError when the registration failed.
+        Raises: ModelNotFoundError, also when the registration failed: there is nothing to call.
         """
         while True:
             record = self.get(name)
             if record.state == "ready":
                 return record
             if record.state == "failed":
-                raise ModelLoadError(
-                    f"{name} could not be registered: {record.error}; add it again", source="ingest"
+                raise ModelNotFoundError(
+                    f"model {name!r} could not be registered: {record.error}; add it again",
+                    param="model",
+                    source="ingest",
                 )
             progress = self.progress.get(name)
             if progress is not None and progress.total_bytes:

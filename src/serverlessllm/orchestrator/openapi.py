@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`/openapi.json`, made from the wire structs: what they accept is what is documented.
+"""`/openapi.json`: every operation and every status that it answers. The schemas are in `openapi_schemas.py`.
 
 Pure: no server, no request.
 """
@@ -7,90 +7,10 @@ Pure: no server, no request.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
-
-import msgspec
+from typing import Final
 
 from serverlessllm import __version__
-from serverlessllm.types import MAX_MODEL_NAME_BYTES
-from serverlessllm.wire import admin, openai
-
-Schema = dict[str, Any]
-"""A JSON schema: a tree of JSON values, which has no narrower type."""
-
-_NAME: Final[Schema] = {
-    "type": "string",
-    "maxLength": MAX_MODEL_NAME_BYTES,
-    "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$",
-}
-_ERROR: Final[Schema] = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": ["string", "null"]},
-                "source": {"type": "string"},
-                "retryable": {"type": "boolean"},
-            },
-        }
-    },
-}
-_MODEL: Final[Schema] = {
-    "type": "object",
-    "required": ["id", "object", "created", "owned_by"],
-    "properties": {
-        "id": {"type": "string"},
-        "object": {"const": "model"},
-        "created": {"type": "integer"},
-        "owned_by": {"type": "string"},
-    },
-}
-_MODELS: Final[Schema] = {
-    "type": "object",
-    "required": ["object", "data"],
-    "properties": {
-        "object": {"const": "list"},
-        "data": {"type": "array", "items": {"$ref": "#/components/schemas/Model"}},
-    },
-}
-_COMPLETION: Final[Schema] = {
-    "type": "object",
-    "required": ["id", "object", "created", "model", "choices"],
-    "properties": {
-        "id": {"type": "string"},
-        "object": {"enum": ["chat.completion", "text_completion"]},
-        "created": {"type": "integer"},
-        "model": {"type": "string"},
-        "choices": {"type": "array", "items": {"type": "object"}},
-        "usage": {"$ref": "#/components/schemas/Usage"},
-    },
-}
-_STATUS: Final[Schema] = {"type": "object", "properties": {"status": {"type": "string"}}}
-
-STRUCTS: Final = (
-    openai.ChatRequest,
-    openai.CompletionRequest,
-    openai.Usage,
-    admin.AddModel,
-    admin.ModelView,
-    admin.ModelList,
-    admin.StopModel,
-    admin.Stopped,
-    admin.Deleted,
-    admin.AgentView,
-    admin.AgentList,
-    admin.RequestList,
-    admin.RequestDetail,
-    admin.CreateKey,
-    admin.KeyList,
-    admin.KeyCreated,
-)
+from serverlessllm.orchestrator.openapi_schemas import MODEL_NAME, Schema, schemas
 
 REASONS: Final = {
     400: "A field is malformed or not supported; `param` names it.",
@@ -130,7 +50,7 @@ class Operation:
         return sorted(implied | set(self.errors))
 
 
-_IN_NAME: Final = ("name", "path", _NAME)
+_IN_NAME: Final = ("name", "path", MODEL_NAME)
 _IN_ID: Final = ("id", "path", {"type": "string", "minLength": 1})
 _GENERATE_ERRORS: Final = (404, 429, 500, 502, 503, 504)
 _GENERATE_TYPES: Final = ("application/json", "text/event-stream")
@@ -234,42 +154,10 @@ def document() -> Schema:
         "info": {"title": "ServerlessLLM", "version": __version__, "license": {"name": "Apache-2.0"}},
         "paths": paths,
         "components": {
-            "schemas": _schemas(),
+            "schemas": schemas(),
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
-
-
-def _schemas() -> Schema:
-    _, found = msgspec.json.schema_components(STRUCTS, ref_template="#/components/schemas/{name}")
-    schemas: Schema = dict(found)
-    for name in ("ChatRequest", "CompletionRequest"):
-        _refine_generation(schemas[name]["properties"])
-    schemas["ChatRequest"]["properties"]["messages"] |= {"minItems": 1, "maxItems": openai.MAX_MESSAGES}
-    schemas["AddModel"]["properties"]["name"] = _NAME
-    schemas["AddModel"]["properties"]["source"] |= {"minLength": 1, "maxLength": admin.MAX_SOURCE_BYTES}
-    schemas["CreateKey"]["properties"]["name"] |= {"minLength": 1, "maxLength": admin.MAX_KEY_NAME_BYTES}
-    schemas |= {
-        "Error": _ERROR,
-        "Model": _MODEL,
-        "Models": _MODELS,
-        "Completion": _COMPLETION,
-        "Status": _STATUS,
-        "Embeddings": {"type": "object"},
-    }
-    return schemas
-
-
-def _refine_generation(properties: Schema) -> None:
-    """Add what `wire/openai.py` checks beyond types: bounds, and fields that may only say "off"."""
-    properties["model"] = _NAME
-    for name, (low, high) in openai.BOUNDS.items():
-        if name in properties:
-            properties[name] |= {"minimum": low, "maximum": high}
-    properties["top_p"] |= {"exclusiveMinimum": 0}
-    for name, neutral in openai.NEUTRAL.items():
-        if name in properties:
-            properties[name] = {"enum": [None, *neutral]}
 
 
 def _operation(operation: Operation) -> Schema:

@@ -96,8 +96,8 @@ class Waker:
     async def wake(self, model: str, report: Callable[[str], None]) -> Woken:
         """Returns a ready replica; `report` takes a few words for those who wait.
 
-        Raises: ModelNotFoundError; ModelLoadError when registration or the load failed on every agent that may
-        take it; InsufficientMemoryError when it fits none.
+        Raises: ModelNotFoundError; ModelLoadError when the load failed on every agent that may take it;
+        InsufficientMemoryError when it fits none.
         """
         failures: dict[str, SllmError] = {}
         must_wait = False

@@ -34,12 +34,14 @@ function bandwidth(status) {
 }
 
 function facts(view, status) {
-  const slots = Object.entries(status.slots).map(([name, number]) => `${number} ${name}`).join(", ");
+  const slots = Object.entries(status.slots).filter(([, number]) => number > 0)
+    .map(([name, number]) => `${number} ${name}`).join(", ");
+  const engines = status.engines.map((engine) => status.dtypes[engine] ? `${engine} (${status.dtypes[engine]})` : engine);
   const rows = [
     ["Bandwidth seen", bandwidth(status)],
     ["Slots", slots || "none"],
     ["Replicas", String(status.replicas.length)],
-    ["Engines", status.engines.join(", ")],
+    ["Engines", engines.join(", ")],
     ["Memory", status.arena_location],
     ["Address", view.address.replace(/^https?:\/\//, "")],
   ];
