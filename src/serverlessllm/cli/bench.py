@@ -18,9 +18,9 @@ from serverlessllm.errors import ConfigError
 BENCHMARKS: Final = {"cold-start": "cold_start"}
 
 
-def checkout() -> Path:
+def checkout(package: Path) -> Path:
     """The repository around this package. Raises ConfigError for an installed wheel, which has no benchmarks."""
-    root = Path(serverlessllm.__file__).resolve().parents[2]
+    root = package.resolve().parents[1]
     if not (root / "benchmarks").is_dir():
         raise ConfigError(
             "benchmarks run from a checkout of the repository, not from an installed wheel; "
@@ -40,7 +40,7 @@ def bench(name: str, arguments: tuple[str, ...]) -> int:
     NAME is cold-start; ARGUMENTS go to it (try `sllm bench cold-start --help`). It prints a table and, as its
     last line, one JSON object.
     """
-    root = checkout()
+    root = checkout(Path(serverlessllm.__file__).parent)
     path = root / "benchmarks" / BENCHMARKS[name] / "run.py"
     search = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     done = subprocess.run([sys.executable, str(path), *arguments], env={**os.environ, "PYTHONPATH": search})

@@ -13,7 +13,7 @@ import click
 from serverlessllm.cli import exit_codes
 from serverlessllm.cli.session import json_option
 from serverlessllm.cli.terminal import note, print_fields, print_json, print_table
-from serverlessllm.cli.units import bytes_text, duration_text, rate_text
+from serverlessllm.cli.units import bytes_text, count_text, duration_text, rate_text
 
 if TYPE_CHECKING:
     from serverlessllm.checkpoint.index import CheckpointIndex
@@ -77,7 +77,10 @@ def inspect(directory: Path, tensors: bool, as_json: bool) -> None:
         [
             ("revision", index.revision),
             ("architecture", _architecture(artifact)),
-            ("weights", f"{bytes_text(index.weights_nbytes)} in {len(index.weight_files)} file(s)"),
+            (
+                "weights",
+                f"{bytes_text(index.weights_nbytes)} in {count_text(len(index.weight_files), 'file')}",
+            ),
             ("tensors", f"{len(index.tensors)} ({_counts(entry.dtype for entry in index.tensors)})"),
             ("groups", _counts(group.kind for group in index.groups)),
             ("aliases", ", ".join(f"{name} = {target}" for name, target in index.aliases.items())),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from serverlessllm.cli.units import bytes_text, rate_text
+from serverlessllm.cli.units import bytes_text, count_text, rate_text
 from serverlessllm.errors import ConfigError, SllmError, UnreachableError
 
 if TYPE_CHECKING:
@@ -177,7 +177,9 @@ def check_server(config: Config, session: Session) -> CheckResult:
         return _check_port(config)
     except SllmError as error:
         return CheckResult("server", "warn", f"{session.url}: {error.message}", "see --url and --api-key")
-    finding = f"{session.url} answers: {num_models} models, {num_agents} agents alive"
+    finding = (
+        f"{session.url} answers: {count_text(num_models, 'model')}, {count_text(num_agents, 'agent')} alive"
+    )
     if not num_agents:
         return CheckResult("server", "fail", finding, "no agent is alive; see the log of the server")
     return CheckResult("server", "ok", finding)

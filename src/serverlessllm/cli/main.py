@@ -17,7 +17,7 @@ import click
 from serverlessllm import __version__
 from serverlessllm.cli import exit_codes
 from serverlessllm.cli.terminal import print_error
-from serverlessllm.errors import AuthenticationError, ModelNotFoundError, PermissionDeniedError, SllmError
+from serverlessllm.errors import AuthenticationError, PermissionDeniedError, SllmError
 
 COMMANDS: Final = {
     "serve": "serve:serve",
@@ -36,7 +36,6 @@ COMMANDS: Final = {
 HINTS: Final[dict[type[SllmError], str]] = {
     AuthenticationError: "pass a key with --api-key or SLLM_API_KEY",
     PermissionDeniedError: "use a key with the admin role (`sllm key create NAME --role admin`)",
-    ModelNotFoundError: "`sllm model list` shows the registered ones",
 }
 
 

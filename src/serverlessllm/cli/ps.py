@@ -16,6 +16,7 @@ from serverlessllm.cli.units import bytes_text, duration_text, rate_text
 
 if TYPE_CHECKING:
     from serverlessllm.wire.admin import AgentView, ModelView
+    from serverlessllm.wire.agent import AgentStatus
 
 
 @click.command(epilog=exit_codes.EPILOG)
@@ -73,9 +74,15 @@ def _agent_row(view: AgentView) -> tuple[str, ...]:
     return (
         status.agent_id,
         "yes" if view.is_alive else f"silent {duration_text(view.silent_s)}",
-        ", ".join(status.engines),
+        ", ".join(_engine_text(status, engine) for engine in status.engines),
         f"{bytes_text(status.arena_used_bytes)} / {bytes_text(status.arena_budget_bytes)}",
         rate_text(nvme.mean_bytes_per_s) if nvme is not None else "–",
-        ", ".join(f"{count} {name}" for name, count in status.slots.items()),
+        ", ".join(f"{number} {name}" for name, number in status.slots.items() if number),
         view.address,
     )
+
+
+def _engine_text(status: AgentStatus, engine: str) -> str:
+    """`torch (bfloat16)`, once the dtype is known."""
+    dtype = status.dtypes.get(engine)
+    return f"{engine} ({dtype})" if dtype else engine

@@ -19,6 +19,17 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_STATE_STYLES: Final = {
+    "ready": "green",
+    "dram": "green",
+    "ok": "green",
+    "loading": "yellow",
+    "binding": "yellow",
+    "ingesting": "yellow",
+    "warn": "yellow",
+    "failed": "red",
+    "fail": "red",
+}
 
 
 def strip_control(text: str) -> str:
@@ -71,19 +82,6 @@ def print_table(
     for row in cells:
         table.add_row(*(Text(cell, style=_STATE_STYLES.get(cell, "")) for cell in row))
     show(table)
-
-
-_STATE_STYLES: Final = {
-    "ready": "green",
-    "dram": "green",
-    "ok": "green",
-    "loading": "yellow",
-    "binding": "yellow",
-    "ingesting": "yellow",
-    "warn": "yellow",
-    "failed": "red",
-    "fail": "red",
-}
 
 
 def _plain(columns: Sequence[str], rows: list[list[str]], right: Sequence[str]) -> Iterable[str]:

@@ -47,7 +47,12 @@ def age_text(seconds: float) -> str:
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds // size:.0f} {unit} ago"
-    return f"{seconds:.0f} s ago"
+    return f"{seconds // 1:.0f} s ago"
+
+
+def count_text(number: int, noun: str) -> str:
+    """`1 model`, `2 models`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def size_text(nbytes: int) -> str:
