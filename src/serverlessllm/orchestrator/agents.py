@@ -17,36 +17,36 @@ class Agents:
     """One link per address, followed from `start` to `stop`."""
 
     def __init__(self, addresses: list[str], secret: str, clock: Clock, observer: AgentObserver) -> None:
-        self._links = [AgentLink(address, secret, clock, observer) for address in addresses]
+        self.links = [AgentLink(address, secret, clock, observer) for address in addresses]
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Begin to follow; does not wait for anyone to answer."""
-        self._tasks = [asyncio.create_task(link.run(), name=f"follow {link.address}") for link in self._links]
+        self._tasks = [asyncio.create_task(link.run(), name=f"follow {link.address}") for link in self.links]
 
     async def stop(self) -> None:
         """Stop following and close every connection."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for link in self._links:
+        for link in self.links:
             await link.aclose()
 
     def alive(self) -> list[AgentLink]:
         """Those that may be given work."""
-        return [link for link in self._links if link.is_alive]
+        return [link for link in self.links if link.is_alive]
 
     def by_id(self, agent_id: str) -> AgentLink | None:
         """The living agent of that name."""
-        return next((link for link in self._links if link.is_alive and link.agent_id == agent_id), None)
+        return next((link for link in self.links if link.is_alive and link.agent_id == agent_id), None)
 
     def views(self) -> list[AgentView]:
         """Every agent, for `/admin/agents`."""
-        return [_view(link) for link in self._links]
+        return [_view(link) for link in self.links]
 
     def view(self, agent_id: str) -> AgentView:
         """One agent by id or address. Raises NotFoundError."""
-        for link in self._links:
+        for link in self.links:
             if agent_id in (link.agent_id, link.address):
                 return _view(link)
         raise NotFoundError(f"no agent {agent_id[:80]!r}; see `GET /admin/agents`", param="id")

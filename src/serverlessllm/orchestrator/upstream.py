@@ -37,6 +37,7 @@ class _Connection(asyncio.Protocol):
 
     def _reset(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
+        self._num_headers = 0
         self._header_bytes = 0
         self._chunks: list[bytes] = []
         self._buffered_bytes = 0
@@ -78,8 +79,9 @@ class _Connection(asyncio.Protocol):
     # what httptools calls
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._num_headers += 1
         self._header_bytes += len(name) + len(value)
-        if len(self.headers) >= MAX_HEADERS or self._header_bytes > MAX_HEADER_BYTES:
+        if self._num_headers > MAX_HEADERS or self._header_bytes > MAX_HEADER_BYTES:
             raise WireError(f"more than {MAX_HEADERS} headers or {MAX_HEADER_BYTES} bytes of them")
         self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
