@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parsed tokenizers and templates, kept per revision.
 
-Parsing a vocabulary of 49k takes ~85 ms, so it happens in a thread, once, before a request needs it.
+Parsing a vocabulary of 49k takes ~85 ms and ~30 MB, so it happens in a thread, once, before a request needs it, and
+revisions whose `tokenizer.json` is the same (fine-tunes, variants) share one parse.
 Knows no arena and no engine; engines see ids only.
 
 Only `Tokenizer.encode` is called, never a batch call: the library's own thread pool is therefore never started,
@@ -15,7 +16,9 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Final
+from weakref import WeakValueDictionary
 
+from blake3 import blake3
 from tokenizers import Tokenizer
 
 from serverlessllm.errors import CheckpointFormatError, InvalidRequestError, UnsupportedCheckpointError
@@ -29,21 +32,41 @@ INLINE_CHARS: Final = 4096
 """Longer prompts are encoded in a thread: at ~1 MB/s this many characters take the event loop 4 ms."""
 
 
+class ParsedTokenizer:
+    """One parsed `tokenizer.json`. Immutable; safe to use from several threads and revisions."""
+
+    def __init__(self, data: bytes) -> None:
+        """Truncation and padding, where the file asks for them, are turned off.
+
+        Raises: CheckpointFormatError.
+        """
+        try:
+            self.tokenizer = Tokenizer.from_buffer(data)
+        except ValueError as error:
+            raise CheckpointFormatError(f"{TOKENIZER_FILE}: {error}", param=TOKENIZER_FILE) from error
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        self.vocabulary = Vocabulary(self.tokenizer)
+
+
+ParsedTokenizers = WeakValueDictionary[str, ParsedTokenizer]
+"""Digest of `tokenizer.json` → its parse, as long as a `TextModel` uses it."""
+
+
 class TextModel:
     """Tokenizer and chat template of one revision. Immutable; safe to use from several threads."""
 
-    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate, stops: tuple[int, ...]) -> None:
-        """Takes `tokenizer` over: truncation and padding, where the file asks for them, are turned off."""
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        self._tokenizer = tokenizer
+    def __init__(self, parsed: ParsedTokenizer, template: ChatTemplate, stops: tuple[int, ...]) -> None:
+        self._parsed = parsed
+        self._tokenizer = parsed.tokenizer
         self._template = template
-        self._vocabulary = Vocabulary(tokenizer)
         self._stop_token_ids = stops
 
     @classmethod
-    def load(cls, source: TextSource) -> TextModel:
+    def load(cls, source: TextSource, parsed: ParsedTokenizers | None = None) -> TextModel:
         """Parse the artifact's text files. Blocks for ~85 ms: call it in a thread.
+
+        `parsed`: tokenizers that are here already, and where a new one is put.
 
         Raises: UnsupportedCheckpointError without a `tokenizer.json`; CheckpointFormatError naming a bad file.
         """
@@ -53,11 +76,12 @@ class TextModel:
                 f"revision {source.revision} has no {TOKENIZER_FILE}; add one beside the weights and convert again",
                 param=TOKENIZER_FILE,
             )
-        try:
-            tokenizer = Tokenizer.from_buffer(data)
-        except ValueError as error:
-            raise CheckpointFormatError(f"{TOKENIZER_FILE}: {error}", param=TOKENIZER_FILE) from error
-        return cls(tokenizer, ChatTemplate.load(source), stop_token_ids(source, tokenizer))
+        digest = blake3(data).hexdigest()
+        known = parsed.get(digest) if parsed is not None else None
+        tokenizer = known or ParsedTokenizer(data)
+        if parsed is not None:
+            parsed[digest] = tokenizer
+        return cls(tokenizer, ChatTemplate.load(source), stop_token_ids(source, tokenizer.tokenizer))
 
     @property
     def stop_token_ids(self) -> tuple[int, ...]:
@@ -106,7 +130,7 @@ class TextModel:
 
     def detokenizer(self, prompt_ids: Sequence[int] = ()) -> Detokenizer:
         """A fresh detokenizer for one choice that continues `prompt_ids`."""
-        return Detokenizer(self._vocabulary, prompt_ids)
+        return Detokenizer(self._parsed.vocabulary, prompt_ids)
 
     def _encode(self, text: str, *, param: str, add_special_tokens: bool) -> list[int]:
         try:
@@ -124,6 +148,7 @@ class TextCache:
         self._size = size
         self._models: OrderedDict[str, TextModel] = OrderedDict()
         self._parsing: dict[str, asyncio.Task[TextModel]] = {}
+        self._tokenizers: ParsedTokenizers = WeakValueDictionary()
 
     async def get(self, source: TextSource) -> TextModel:
         """The revision's model, parsed in a thread when it is not here.
@@ -139,7 +164,7 @@ class TextCache:
         task = self._parsing.get(revision)
         if task is None:
             task = asyncio.create_task(
-                asyncio.to_thread(TextModel.load, source), name=f"tokenizer-{revision}"
+                asyncio.to_thread(TextModel.load, source, self._tokenizers), name=f"tokenizer-{revision}"
             )
             self._parsing[revision] = task
             task.add_done_callback(lambda done: self._parsed(revision, done))

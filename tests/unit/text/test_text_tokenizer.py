@@ -132,3 +132,13 @@ async def test_failed_parse_is_tried_again() -> None:
         with pytest.raises(CheckpointFormatError):
             await cache.get(source)
     assert source.num_tokenizer_reads == 2
+
+
+async def test_revisions_with_the_same_tokenizer_share_one_parse() -> None:
+    cache = TextCache(4)
+    first = await cache.get(MemorySource("1" * 32))
+    second = await cache.get(MemorySource("2" * 32, generation_config={"eos_token_id": 300}))
+    assert second is not first
+    assert second.vocab_size == first.vocab_size
+    assert second._tokenizer is first._tokenizer
+    assert second.stop_token_ids != first.stop_token_ids
