@@ -19,7 +19,7 @@ from serverlessllm.sdk.local_server import LocalServer
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = "smollm2-135m-instruct"
-QUESTION = "What is the capital of France, and what is it known for?"
+QUESTION = "Explain in one sentence what a serverless platform is."
 
 
 def say(text: str) -> None:
@@ -55,7 +55,7 @@ def drop_page_cache(directory: Path) -> None:
 
 def chat(url: str, question: str) -> None:
     """One streamed answer with its timeline."""
-    sllm(url, "chat", MODEL, question, "--temperature", "0", "--max-tokens", "48", "--timeline")
+    sllm(url, "chat", MODEL, question, "--temperature", "0", "--max-tokens", "64", "--timeline")
 
 
 def wait_for_stop() -> None:
