@@ -14,9 +14,9 @@ from serverlessllm.telemetry.metrics import AgentMetrics, OrchestratorMetrics
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
 HEAD = """# Metrics
 
-Prometheus' text format at `/metrics` of the orchestrator and of each agent. Made by `scripts/metrics_page.py` from the
-declarations in `src/serverlessllm/telemetry/metrics.py`. Counters end in `_total`, histograms have `_bucket`, `_sum` and
-`_count`; units are in the names.
+Prometheus' text format at `/metrics` of the orchestrator and of each agent. Made by `scripts/metrics_page.py` from
+the declarations in `src/serverlessllm/telemetry/metrics.py`. Counters end in `_total`, histograms have `_bucket`,
+`_sum` and `_count`; units are in the names.
 """
 
 
