@@ -11,12 +11,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from support.model_dirs import write_simulated
 from support.platform import Platform
 
-CHROMIUM = Path("/usr/bin/chromium")
 SHOTS = Path(__file__).parents[2] / ".cache" / "console"
 DESKTOP, PHONE = (1280, 800), (390, 844)
 MODEL = "org/sim"
@@ -24,8 +23,6 @@ HOSTILE = '<img src=x onerror="document.title=1">'
 PATIENCE_MS = 30_000
 
 OpenPage = Callable[..., Page]
-
-pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium")
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +33,6 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     with Platform(home, **slow) as running:
         running.add(MODEL, write_simulated(home / "sim", nbytes=48 << 20))
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

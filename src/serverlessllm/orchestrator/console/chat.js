@@ -3,9 +3,9 @@
 
 import { post } from "./api.js";
 import { byId, h, setText } from "./dom.js";
-import { count, milliseconds } from "./format.js";
+import { count } from "./format.js";
 import { readEvents } from "./sse.js";
-import { PHASES, waterfall } from "./waterfall.js";
+import { PHASES, headline, waterfall } from "./waterfall.js";
 
 /** `: timeline {…}` or a `Server-Timing` header → what `waterfall` draws; null when it is neither. */
 export function roadOf(comment, header) {
@@ -66,9 +66,8 @@ class Answer {
     if (note) this.status.classList.add("error-text");
     this.element.removeAttribute("aria-busy");
     if (!this.road) return;
-    const ttft = this.road.ttft_ms ? `first token after ${milliseconds(this.road.ttft_ms)}` : "where the time went";
-    const kind = `${this.road.start} start`;
-    this.element.append(h("details", { open: this.road.start !== "hot" }, h("summary", {}, `${kind}, ${ttft}`), waterfall(this.road)));
+    const isOpen = this.road.start !== "hot";
+    this.element.append(h("details", { open: isOpen }, h("summary", {}, headline(this.road)), waterfall(this.road)));
   }
 }
 

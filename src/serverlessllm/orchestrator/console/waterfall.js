@@ -86,8 +86,7 @@ function draw(road, width) {
 export function headline(road) {
   const kind = `${road.start[0].toUpperCase()}${road.start.slice(1)} start`;
   const from = road.tier && road.start !== "hot" ? ` from ${road.tier}` : "";
-  const failed = road.ttft_ms ? "" : ", no token yet";
-  return `${kind}${from}${road.ttft_ms ? `, first token after ${milliseconds(road.ttft_ms)}` : failed}`;
+  return `${kind}${from}, ${road.ttft_ms ? `first token after ${milliseconds(road.ttft_ms)}` : "no token yet"}`;
 }
 
 function speed(road) {
@@ -97,7 +96,7 @@ function speed(road) {
   const share = Math.min(1, possible ? road.gbps / possible : 1);
   const bar = s("svg", { class: "meter", viewBox: "0 0 100 6", preserveAspectRatio: "none", "aria-hidden": "true" },
     s("rect", { class: "track", width: 100, height: 6, rx: 3 }),
-    s("rect", { class: `p-${road.start === "cold" ? "read" : "bind"}`, width: 100 * share, height: 6, rx: 3 }));
+    s("rect", { class: "p-read", width: 100 * share, height: 6, rx: 3 }));
   const limit = road.limiting ? `, limited by ${road.limiting}` : "";
   const against = possible ? `${Math.round(100 * share)} % of ${possible.toFixed(2)} GB/s possible${limit}` : "";
   return h("div", { class: "speed" }, h("span", {}, text), possible ? bar : null, h("span", { class: "muted" }, against));
