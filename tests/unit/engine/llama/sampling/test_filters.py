@@ -48,6 +48,10 @@ def test_largest_logit_always_survives(params: SamplingParams) -> None:
     assert kept(np.array([0.5, 2.0, -1.0]), params) == [1]
 
 
+def test_ids_without_any_probability_are_never_in_the_nucleus() -> None:
+    assert kept(np.array([-np.inf, 1.0, 0.9, -np.inf]), SamplingParams(top_p=0.999)) == [1, 2]
+
+
 def test_top_k_beyond_the_vocabulary_keeps_all() -> None:
     assert kept(np.array([0.5, 2.0, -1.0]), SamplingParams(top_k=50)) == [0, 1, 2]
 
