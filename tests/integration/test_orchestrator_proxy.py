@@ -83,6 +83,13 @@ async def test_replica_that_is_gone_is_woken_again(front: Front) -> None:
     assert len(attempts) == 2 and attempts[1] > attempts[0]
 
 
+async def test_replica_that_keeps_making_room_for_others_is_no_failure(tmp_path: Path) -> None:
+    async with running_front(tmp_path, [FakeAgent()], max_retries=0) as front:
+        front.agent.infer_plans.extend([Plan(refusal=ReplicaGoneError("unbound"))] * 6)
+        assert (await front.chat()).status_code == 200
+        assert len(front.agent.loads) == 7
+
+
 async def test_failure_that_stays_is_502_naming_the_last_cause(tmp_path: Path) -> None:
     async with running_front(tmp_path, [FakeAgent()], max_retries=2) as front:
         front.agent.infer_plans.extend([Plan(refusal=EngineError("not a number"))] * 9)

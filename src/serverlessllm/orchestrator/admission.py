@@ -7,6 +7,7 @@ rebinding a DNS name to it nor by posting across sites. Ports do not count. Know
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -39,6 +40,7 @@ def is_loopback(host: str) -> bool:
     return host in LOOPBACK_NAMES or host.startswith("127.")
 
 
+@lru_cache(1024)
 def host_name(netloc: str) -> str:
     """`name:port`, `[v6]:port` or a bare name → the name, lower-case; "" when malformed."""
     try:

@@ -81,6 +81,9 @@ class AgentLink:
                 log.debug("agent %s: %s", self.address, error.message)
                 if backoff_s or self.silent_s >= SILENCE_S:
                     self._give_up(error.message)
+            except Exception:
+                log.exception("agent %s: an event was not understood", self.address)
+                self._give_up("its events are not understood")
             await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
             backoff_s = min(MAX_BACKOFF_S, max(FIRST_BACKOFF_S, 2 * backoff_s))
 

@@ -10,6 +10,7 @@ failed       → its conversion failed         → removed, or added again
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -24,6 +25,8 @@ from serverlessllm.orchestrator.watched import Watched
 from serverlessllm.wire.admin import AddModel, IngestProgress
 
 LOOK_AGAIN_S: Final = 1.0
+_key: Final = lru_cache(4096)(Keys.model)
+"""Quoting a name costs more than the rest of a look-up."""
 
 
 class Models:
@@ -45,7 +48,7 @@ class Models:
 
     def find(self, name: str) -> ModelRecord | None:
         """The record of that name, if there is one."""
-        return self._records.get(Keys.model(name))
+        return self._records.get(_key(name))
 
     def get(self, name: str) -> ModelRecord:
         """The record of that name. Raises ModelNotFoundError."""

@@ -33,7 +33,7 @@ from serverlessllm.orchestrator.waker import Waker
 from serverlessllm.sdk.ingest import IngestClient
 from serverlessllm.telemetry.metrics import OrchestratorMetrics
 from serverlessllm.telemetry.timeline import TimelineRing
-from serverlessllm.wire.events import AgentEvent, Heartbeat, Snapshot
+from serverlessllm.wire.events import AgentEvent, Heartbeat, ReplicaChanged, Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +125,8 @@ class Orchestrator:
         self._table.apply(link, event)
         if isinstance(event, Snapshot):
             self._reconciler.agent_joined(link)
+        elif isinstance(event, ReplicaChanged) and event.replica.state == "gone":
+            self._placements.settle(event.replica.model, event.replica.attempt, is_ready=False)
         self._count_agents()
         self.changes.notify()
 

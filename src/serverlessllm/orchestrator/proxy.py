@@ -49,10 +49,14 @@ T = TypeVar("T")
 
 COMMENT_EVERY_S: Final = 0.5
 RETRY_PAUSE_S: Final = 0.05
+NUM_QUICK_RETRIES: Final = 3
+"""A replica that was unbound is replaced at once so often; after that with a pause between."""
 MAX_ANSWER_BYTES: Final = 64 << 20
 MAX_ERROR_BYTES: Final = 1 << 20
 TENANT: Final = "default"
-DROPS_REPLICA: Final = (ReplicaGoneError, StaleAttemptError, ShuttingDownError, UnreachableError)
+UNBOUND: Final = (ReplicaGoneError, StaleAttemptError)
+"""Nothing failed: the replica made room for another model meanwhile. Only the hold deadline bounds these."""
+DROPS_REPLICA: Final = (*UNBOUND, ShuttingDownError, UnreachableError)
 """After these the replica is not asked again: the model is woken anew."""
 
 
@@ -125,27 +129,31 @@ class Proxy:
         self, exchange: Exchange, record: ModelRecord, endpoint: Endpoint
     ) -> web.StreamResponse:
         seed = random.getrandbits(63)
-        num_tries = 1 + self._config.max_retries
-        cause: SllmError | None = None
-        for _ in range(num_tries):
-            if cause is not None:
-                self._metrics.retried(exchange.timeline, cause)
-                await asyncio.sleep(RETRY_PAUSE_S)
+        num_failures = 0
+        while True:
             replica = self._table.get(record.name, record.revision) or await self._hold(exchange)
             replica.num_inflight += 1
             try:
                 return await self._try(exchange, replica, self._head(exchange, replica, endpoint, seed))
             except _TryAgain as failed:
                 cause = failed.cause
-                if isinstance(cause, DROPS_REPLICA):
-                    self._table.drop(replica)
             finally:
                 replica.num_inflight -= 1
                 replica.used_s = self._clock.monotonic_s()
-        reason = cause.message if cause is not None else "no reason given"
-        raise WorkerLostError(
-            f"{exchange.timeline.model} failed {num_tries} times before its first token; last: {reason}"
-        )
+            self._metrics.retried(exchange.timeline, cause)
+            if isinstance(cause, DROPS_REPLICA):
+                self._table.drop(replica)
+            if isinstance(cause, UNBOUND):
+                if exchange.elapsed_s >= self._config.hold_timeout_s:
+                    raise self._late(exchange)
+            else:
+                num_failures += 1
+            if num_failures > self._config.max_retries:
+                raise WorkerLostError(
+                    f"{record.name} failed {num_failures} times before its first token; last: {cause.message}"
+                )
+            if num_failures or exchange.timeline.num_retries > NUM_QUICK_RETRIES:
+                await asyncio.sleep(RETRY_PAUSE_S)
 
     def _head(self, exchange: Exchange, replica: Replica, endpoint: Endpoint, seed: int) -> bytes:
         """The header lines of `/infer`; every value is of plain characters."""

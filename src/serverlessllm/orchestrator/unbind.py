@@ -51,7 +51,7 @@ class Unbinder:
         if only_idle and not result.unloaded:
             return False
         self._table.drop(replica)
-        await self._placements.release(replica.model, replica.attempt)
+        self._placements.settle(replica.model, replica.attempt, is_ready=False)
         return True
 
     async def unbind_all(self, model: str, revision: str | None, *, drop_bytes: bool) -> int:

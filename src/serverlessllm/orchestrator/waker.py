@@ -124,6 +124,7 @@ class Waker:
             except CapacityError:
                 must_wait = True
             except PLACE_AGAIN as error:
+                link.num_failures += isinstance(error, UnreachableError)  # another agent may be better
                 log.info("wake of %s on %s: %s; placing again", model, link.agent_id, error.message)
                 await self._changes.wait(AGENT_BACKOFF_S)
             except SllmError as error:

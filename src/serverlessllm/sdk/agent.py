@@ -60,8 +60,9 @@ class AgentClient:
         return await self._post("/load", request, LoadResult, LOAD_TIMEOUT)
 
     async def unload(self, request: UnloadRequest) -> UnloadResult:
-        """Unbind a replica."""
-        return await self._post("/unload", request, UnloadResult, LOAD_TIMEOUT)
+        """Unbind a replica; unless `only_idle`, what it runs is finished first."""
+        timeout = TIMEOUT if request.only_idle else LOAD_TIMEOUT
+        return await self._post("/unload", request, UnloadResult, timeout)
 
     async def status(self) -> AgentStatus:
         """The agent's whole state."""

@@ -37,7 +37,7 @@ def test_model_takes_its_defaults() -> None:
         ({"dtype": "int8"}, "dtype"),
         ({"keep_alive_s": -0.1}, "keep_alive_s"),
         ({"options": {str(n): 1.0 for n in range(65)}}, "options"),
-        ({"nmae": "typo"}, "nmae"),
+        ({"no_such": 1}, "no_such"),
     ],
 )
 def test_bad_model_names_the_field(fields: dict[str, Any], param: str) -> None:

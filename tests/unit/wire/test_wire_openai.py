@@ -91,7 +91,7 @@ def test_field_that_asks_for_nothing_is_taken(fields: dict[str, Any]) -> None:
         ({"messages": [{"role": "user", "content": 1}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
         ({"model": "a b"}, "model"),
-        ({"temprature": 1}, "temprature"),
+        ({"no_such": 1}, "no_such"),
     ],
 )
 def test_bad_chat_field_is_named(fields: dict[str, Any], param: str) -> None:

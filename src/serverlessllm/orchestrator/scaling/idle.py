@@ -41,8 +41,16 @@ class IdleScaler:
     async def run(self) -> None:
         """Look now and then, more often the sooner something may expire."""
         while True:
-            left_s = [await self._look(replica) for replica in self._table.all()]
-            await asyncio.sleep(min(MAX_LOOK_S, max(MIN_LOOK_S, min(left_s, default=MAX_LOOK_S))))
+            pause_s = MAX_LOOK_S
+            try:
+                pause_s = await self._look_at_all()
+            except Exception:
+                log.exception("scaling to zero failed; going on")
+            await asyncio.sleep(pause_s)
+
+    async def _look_at_all(self) -> float:
+        left_s = [await self._look(replica) for replica in self._table.all()]
+        return min(MAX_LOOK_S, max(MIN_LOOK_S, min(left_s, default=MAX_LOOK_S)))
 
     async def _look(self, replica: Replica) -> float:
         """Unbind the replica if its time is over; seconds until it may be."""
