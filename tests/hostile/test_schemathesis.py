@@ -30,7 +30,7 @@ def test_no_request_that_the_schema_allows_or_forbids_breaks_the_server(platform
     with platform.client() as client:
         secret = client.create_key("fuzz", "admin").secret
     bearer = f"Bearer {secret}"
-    command = [Path(sys.executable).parent / "schemathesis", "run", f"{platform.url}/openapi.json"]
+    command = [str(Path(sys.executable).parent / "schemathesis"), "run", f"{platform.url}/openapi.json"]
     options = ["--checks", "not_a_server_error", "--seed", str(SEED), "--max-examples", str(MAX_EXAMPLES)]
     options += ["--header", f"Authorization: {bearer}"]
     limits = [
