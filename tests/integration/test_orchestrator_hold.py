@@ -11,7 +11,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from serverlessllm.errors import CapacityError, EngineError, InsufficientMemoryError
+from serverlessllm.errors import EngineError, InsufficientMemoryError
 from serverlessllm.wire.agent import LoadProgressStatus
 from support.fake_agent import TEXT, FakeAgent
 from support.front import MODEL, Front, eventually, put_model, running_front
@@ -51,14 +51,16 @@ async def test_64_concurrent_requests_cause_one_load(front: Front) -> None:
 
 async def test_held_stream_is_told_the_progress(front: Front) -> None:
     front.agent.hold_load = asyncio.Event()
-    call = asyncio.create_task(front.stream())
-    await eventually(lambda: front.orchestrator.agents.loads_of(MODEL))
-    await asyncio.sleep(0.1)  # longer than hold_silently_s, so that headers leave early
-    front.agent.hold_load.set()
-    parsed = parse_stream((await call).raw)
-    assert parsed.text == TEXT
-    assert "loading 41% eta 0.8s" in parsed.comments
+    raw = b""
+    body = front.chat_body(stream=True)
+    async with front.http.stream("POST", "/v1/chat/completions", json=body) as response:
+        async for data in response.aiter_bytes():
+            raw += data
+            if b": loading 41% eta 0.8s\n" in raw:
+                front.agent.hold_load.set()
+    parsed = parse_stream(raw)
     timeline = json.loads(parsed.comments[-1].removeprefix("timeline "))
+    assert parsed.text == TEXT
     assert timeline["start"] == "cold" and timeline["tier"] == "nvme"
 
 
@@ -71,7 +73,7 @@ async def test_openai_client_reads_a_held_stream(front: Front) -> None:
             stream=True,
             timeout=30,
         )
-        front.agent.hold_load.set()
+        front.agent.hold_load.set()  # the stream is open already: its headers and comments came first
         text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
     assert text == TEXT
 
@@ -169,15 +171,22 @@ async def test_agent_that_finds_the_model_too_large_makes_it_400(front: Front) -
     assert (await front.chat()).status_code == 400
 
 
-async def test_full_agent_gives_room_by_draining_the_longest_serving_model(front: Front) -> None:
-    await put_model(front.store, "second")
-    await front.chat()
-    front.agent.load_errors.extend([CapacityError("full")] * 3)
-    front.agent.unload_answers.extend([False, True])
-    reply = await front.chat(model="second")
-    assert reply.status_code == 200
-    assert {unload.model for unload in front.agent.unloads} <= {MODEL}
-    assert all(unload.only_idle for unload in front.agent.unloads)
+async def test_full_agent_gives_room_by_draining_the_longest_serving_model(tmp_path: Path) -> None:
+    agent = FakeAgent(max_replicas=2)
+    async with running_front(tmp_path, [agent], models={"one": {}, "two": {}, "three": {}}) as front:
+        agent.unload_answers.append(False)  # busy at first
+        statuses = [(await front.chat(model=name)).status_code for name in ("one", "two", "three")]
+    assert statuses == [200, 200, 200]
+    assert set(agent.replicas) == {"two", "three"}
+    assert {(unload.model, unload.only_idle) for unload in agent.unloads} == {("one", True)}
+
+
+async def test_models_take_turns_on_an_agent_with_room_for_one(tmp_path: Path) -> None:
+    models: dict[str, dict[str, object]] = {f"m{index}": {} for index in range(3)}
+    async with running_front(tmp_path, [FakeAgent(max_replicas=1)], models=models) as front:
+        calls = [front.chat(model=name) for name in models for _ in range(4)]
+        replies = await asyncio.gather(*calls)
+    assert {reply.status_code for reply in replies} == {200}
 
 
 async def test_removed_model_fails_its_waiters_with_404(front: Front) -> None:

@@ -15,7 +15,7 @@ import msgspec
 from aiohttp import web
 
 from serverlessllm.app.http_server import HttpServer, listen, start_http
-from serverlessllm.errors import ReplicaGoneError, SllmError
+from serverlessllm.errors import CapacityError, ReplicaGoneError, SllmError
 from serverlessllm.wire import WIRE_VERSION, sse
 from serverlessllm.wire.agent import (
     AGENT_TIMING_HEADER,
@@ -103,6 +103,7 @@ class FakeAgent:
     infer_plans: deque[Plan] = field(default_factory=deque)
     load_errors: deque[SllmError] = field(default_factory=deque)
     unload_answers: deque[bool] = field(default_factory=deque)
+    max_replicas: int = 100
     hold_load: asyncio.Event | None = None
     loads: list[LoadRequest] = field(default_factory=list)
     unloads: list[UnloadRequest] = field(default_factory=list)
@@ -183,6 +184,8 @@ class FakeAgent:
         self.loads.append(load)
         if self.load_errors:
             return _refuse(self.load_errors.popleft())
+        if len(self.replicas.keys() - {load.model}) >= self.max_replicas:
+            return _refuse(CapacityError("every replica is busy", source="agent"))
         progress = LoadProgressStatus(load.model, load.revision, "read", 41, 100, 0.8)
         self.tell(LoadProgressed(load=progress))
         error: str | None = "cancelled"
