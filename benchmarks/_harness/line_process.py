@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A helper process that does one measured thing per line it is sent and answers one JSON line.
 
-All measured processes, ours and the peers', run with `QUIET_ENV`: on two shared cores, OpenMP threads that spin while
-they wait slow everybody down, themselves first.
+All measured processes, ours and the peers', run with `QUIET_ENV`, the setting of our workers: on two shared cores,
+OpenMP threads that spin for long while they wait slow everybody down, themselves first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-QUIET_ENV = {**os.environ, "OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
+from serverlessllm.engine.zygote import SPIN_TURNS
+
+QUIET_ENV = {**os.environ, "GOMP_SPINCOUNT": str(SPIN_TURNS), "KMP_BLOCKTIME": "0"}
 
 
 class LineProcess:
