@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One Chromium for all browser tests."""
+"""The system's Chromium for the browser tests."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,14 +11,24 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 CHROMIUM = Path("/usr/bin/chromium")
+OFFLINE = [
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 
 
-@pytest.fixture(scope="session")
+# Not for the session: playwright keeps an event loop running in this thread, and asyncio tests come after these.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """The system's Chromium, without a window; without one the tests are skipped."""
+    """Chromium without a window; where there is none the tests are skipped, in CI they fail."""
     if not CHROMIUM.exists():
-        pytest.skip("needs /usr/bin/chromium")
+        reason = f"{CHROMIUM} is missing: run scripts/install-system-packages.sh"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", *OFFLINE])
         yield browser
         browser.close()
