@@ -41,9 +41,11 @@ def test_shared_revision_frees_bytes_only_when_all_its_holders_go() -> None:
     assert choose_unbinds([idle, twin], Need(5, 0)) == [idle, twin]
 
 
-holders = st.lists(
-    st.tuples(st.integers(0, 5), st.integers(1, 9), st.none() | st.floats(0, 100)), max_size=7
-).map(lambda rows: [Holder(f"m{i}", f"r{r}", n, idle) for i, (r, n, idle) in enumerate(rows)])
+SIZES = (1, 9, 4, 2, 7, 5)
+holders = st.lists(st.tuples(st.integers(0, 5), st.none() | st.floats(0, 100)), max_size=7).map(
+    lambda rows: [Holder(f"m{i}", f"r{r}", SIZES[r], idle) for i, (r, idle) in enumerate(rows)]
+)
+"""A revision has one size, whoever holds it."""
 
 
 def freed_bytes(found: list[Holder], chosen: list[Holder]) -> int:
