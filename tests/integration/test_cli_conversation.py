@@ -46,7 +46,10 @@ class Terminal:
         while (found := self.seen.find(text, self._read)) < 0:
             ready, _, _ = select.select([self._fd], [], [], PATIENCE_S)
             assert ready, f"{text!r} did not come; seen {self.seen[self._read :]!r}"
-            self.seen += os.read(self._fd, 65536).decode(errors="replace")
+            try:
+                self.seen += os.read(self._fd, 65536).decode(errors="replace")
+            except OSError as error:  # the command ended and closed the terminal
+                raise AssertionError(f"{text!r} did not come; seen {self.seen[self._read :]!r}") from error
         self._read = found + len(text)
 
     def status(self) -> int:
