@@ -97,6 +97,11 @@ class ArenaConfig:
         "Huge-page tmpfs: auto falls back to /dev/shm, always fails without.",
         choices=("auto", "always", "never"),
     )
+    prefault_bytes: int = setting(
+        1 * GIB,
+        "Free DRAM whose pages are touched ahead of need, in the background; 0 touches none.",
+        low=0,
+    )
     keep_on_stop: bool = setting(
         False, "Leave the weights in memory after a clean stop, for the next start to adopt."
     )

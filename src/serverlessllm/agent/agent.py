@@ -24,6 +24,7 @@ from serverlessllm.agent.loads import Loads
 from serverlessllm.agent.replica import ReplicaKey
 from serverlessllm.agent.reporter import Reporter
 from serverlessllm.arena.arena import Arena
+from serverlessllm.arena.prefault import Prefaulter
 from serverlessllm.clock import Clock
 from serverlessllm.config import Config
 from serverlessllm.engine.slots import SlotPool
@@ -78,6 +79,7 @@ class Agent:
         self._clock = clock
         self._encoding = asyncio.Semaphore(MAX_ENCODINGS)
         self._tasks: list[asyncio.Task[None]] = []
+        self._prefault: Prefaulter
         self._parts: NodeParts
         self._loads: Loads
 
@@ -104,6 +106,10 @@ class Agent:
             reporter=Reporter(self.events, self.metrics, arena, self._clock),
         )
         self._loads = Loads(self._parts)
+        self._prefault = Prefaulter(
+            arena, min(config.arena.prefault_bytes, arena.budget_bytes), is_busy=self._is_busy
+        )
+        self._prefault.start()
         self._parts.reporter.regions_changed()
         self._tasks = [
             asyncio.create_task(self._warm_texts(arena.adopted)),
@@ -119,6 +125,7 @@ class Agent:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.to_thread(self._prefault.stop)
         await self._loads.stop()
         self._parts.reporter.close()
         self.events.close()
@@ -203,6 +210,7 @@ class Agent:
         for name, number in self._slots().items():
             engine, _, state = name.partition(".")
             self.metrics.slots.labels(engine, state).set(number)
+        self.metrics.arena_bytes.labels("touched").set(self._parts.arena.touched_free_bytes)
         return self.metrics.render()
 
     def _slots(self) -> dict[str, int]:
@@ -213,6 +221,13 @@ class Agent:
             counts[f"{engine}.priming"] = state.num_priming
             counts[f"{engine}.bound"] = state.num_bound
         return counts
+
+    def _is_busy(self) -> bool:
+        """Whether a load, a bind, a request or a slot's birth needs the machine. Called from another thread."""
+        replicas = list(self._loads.replicas.values())
+        if any(not replica.is_idle for replica in replicas):
+            return True
+        return any(state.num_priming for state in self._parts.slots.states().values())
 
     def _dtypes(self) -> dict[str, str]:
         """Engine → compute dtype, where it is known."""

@@ -9,12 +9,13 @@ All methods are synchronous, short (no I/O but the table's rename) and safe to c
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from serverlessllm.arena.adoption import adoptable, covered
 from serverlessllm.arena.extents import ExtentPool, runs
 from serverlessllm.arena.file import ArenaFile
-from serverlessllm.arena.mapping import coalesce
+from serverlessllm.arena.mapping import HUGE_PAGE_BYTES, coalesce, touch_pages
 from serverlessllm.arena.pin import Pin
 from serverlessllm.arena.region import ArenaEntry, Region, page_rounded
 from serverlessllm.arena.table import TableEntry
@@ -101,6 +102,33 @@ class Arena:
         with self._mutex:
             self._collect_stray()
             return self._pool.num_free * self.extent_bytes
+
+    @property
+    def touched_free_bytes(self) -> int:
+        """Free bytes whose pages are allocated already: a load into them pays no first touch."""
+        with self._mutex:
+            return len(self._pool.touched) * self.extent_bytes
+
+    def touch_free(self, target_bytes: int, *, pause: Callable[[float], bool]) -> int:
+        """Touch the pages of one more free extent while fewer than `target_bytes` are; returns its bytes, or 0.
+
+        The extent stays free meanwhile: a region may take it, and loses nothing by that. `pause` is called
+        after each step of 2 MiB with the seconds it took; True ends the work early.
+        Raises: OSError when there is no memory.
+        """
+        with self._mutex:
+            index = self._pool.untouched()
+            if index is None or self.touched_free_bytes + self.extent_bytes > target_bytes:
+                return 0
+            mapping = self._file.map([self._file.extent(range(index, index + 1))])
+        for offset in range(0, self.extent_bytes, HUGE_PAGE_BYTES):
+            started_s = self._clock.monotonic_s()
+            touch_pages(mapping, offset, HUGE_PAGE_BYTES)
+            if pause(self._clock.monotonic_s() - started_s):
+                return 0
+        with self._mutex:
+            self._pool.mark_touched(index)
+        return self.extent_bytes
 
     def held_bytes(self, nbytes: int) -> int:
         """What a region of `nbytes` takes from the budget: whole extents."""

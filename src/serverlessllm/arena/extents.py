@@ -57,6 +57,16 @@ class ExtentPool:
         """Free extents that still hold pages, sorted."""
         return sorted(self._touched)
 
+    def untouched(self) -> int | None:
+        """The free extent to touch next, or None when all free ones are touched."""
+        return min(self._fresh, default=None)
+
+    def mark_touched(self, index: int) -> None:
+        """An extent holds pages now; one that was handed out meanwhile is no longer ours to sort."""
+        if index in self._fresh:
+            self._fresh.remove(index)
+            self._touched.add(index)
+
     def take(self, count: int) -> list[int]:
         """Hand out `count` extents, touched ones first, sorted. Raises ValueError when fewer are free."""
         if count > self.num_free:

@@ -104,6 +104,14 @@ def map_extents(fd: int, extents: Sequence[Extent], *, writable: bool) -> Mappin
     return Mapping(base, total, reserved=(reserved, reserved_bytes), writable=writable)
 
 
+def touch_pages(mapping: Mapping, offset: int, nbytes: int) -> None:
+    """Allocate the pages of a writable mapping's range (MADV_POPULATE_WRITE). What they hold stays as it is.
+
+    Safe beside threads that write to the range. Raises: OSError when there is no memory for them.
+    """
+    libc.madvise(mapping.address + offset, nbytes, libc.MADV_POPULATE_WRITE)
+
+
 def populate(mapping: Mapping) -> None:
     """Map every page now (MADV_POPULATE_READ), so that the first reads do not fault. Never writes.
 

@@ -26,6 +26,14 @@ def machine_memory_bytes() -> int:
     return min([total_bytes, *(int(limit) for limit in limits if limit.isdigit())])
 
 
+def available_memory_bytes() -> int:
+    """MemAvailable: what programs can still get without swapping."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return machine_memory_bytes()
+
+
 def choose_budget_bytes(wanted_bytes: int, *, memory_bytes: int, room_bytes: int, where: str) -> int:
     """The arena's budget: `wanted_bytes`, or for 0 40 % of memory as far as `room_bytes` allow. Pure.
 

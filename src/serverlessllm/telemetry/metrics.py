@@ -119,7 +119,10 @@ class AgentMetrics:
             registry=registry,
         )
         self.arena_bytes = Gauge(
-            "sllm_arena_bytes", "DRAM tier: budget and use.", ["kind"], registry=registry
+            "sllm_arena_bytes",
+            "DRAM tier: budget, used, and touched (free, with pages ready for a load).",
+            ["kind"],
+            registry=registry,
         )
         self.slots = Gauge("sllm_slots", "Slots by engine and state.", ["engine", "state"], registry=registry)
         self.evictions = Counter(
