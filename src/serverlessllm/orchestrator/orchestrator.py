@@ -78,7 +78,11 @@ class Orchestrator:
         keep_alive_s = self.config.keep_alive_s
         self._idle = IdleScaler(self.models, self._table, self._unbinder, clock, keep_alive_s)
         self.views = Views(self.models, self.agents, self.wakes, self.ring, decisions, clock, keep_alive_s)
-        self.proxy = Proxy(
+        self.proxy = self._new_proxy(secret, clock)
+        self._idle_task: asyncio.Task[None] | None = None
+
+    def _new_proxy(self, secret: str, clock: Clock) -> Proxy:
+        return Proxy(
             self.models,
             self.agents,
             self._table,
@@ -89,7 +93,6 @@ class Orchestrator:
             secret,
             clock,
         )
-        self._idle_task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Read the store, resume registrations, follow the agents.

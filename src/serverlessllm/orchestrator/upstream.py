@@ -53,9 +53,11 @@ class _Connection(asyncio.Protocol):
     # what the event loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is open."""
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        """Parse; stop reading while too much waits for its reader."""
         if self.is_complete:
             self.abort()  # bytes that nobody asked for: the framing can no longer be trusted
             return
@@ -71,6 +73,7 @@ class _Connection(asyncio.Protocol):
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is closed, by whomever."""
         self._transport = None
         self.is_lost = True
         self._pool.forget(self)
@@ -79,6 +82,7 @@ class _Connection(asyncio.Protocol):
     # what httptools calls
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """One header. Raises WireError above the bounds, which httptools wraps."""
         self._num_headers += 1
         self._header_bytes += len(name) + len(value)
         if self._num_headers > MAX_HEADERS or self._header_bytes > MAX_HEADER_BYTES:
@@ -86,14 +90,17 @@ class _Connection(asyncio.Protocol):
         self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
+        """Status and headers are whole."""
         self.status = self._parser.get_status_code()
         self.has_head = True
 
     def on_body(self, body: bytes) -> None:
+        """Some of the body."""
         self._chunks.append(body)
         self._buffered_bytes += len(body)
 
     def on_message_complete(self) -> None:
+        """The body is whole."""
         self.is_complete = True
         self._keeps_alive = bool(self._parser.should_keep_alive())
 
@@ -101,10 +108,12 @@ class _Connection(asyncio.Protocol):
 
     @property
     def is_open(self) -> bool:
+        """Whether a request can be sent."""
         return self._transport is not None and not self._transport.is_closing()
 
     @property
     def can_be_kept(self) -> bool:
+        """Whether the exchange ended so that another one may follow."""
         return self.is_open and self.is_complete and not self._chunks and self._keeps_alive
 
     def start(self, request: bytes, body: bytes) -> None:
