@@ -134,6 +134,11 @@ class EngineConfig:
     )
     max_num_seqs: int = setting(8, "Requests decoded together per replica.", low=1, high=1024)
     max_model_len_tokens: int = setting(0, "Context limit; 0 takes the model's own.", low=0)
+    kv_cache_bytes: int = setting(
+        0,
+        "Keys and values that a replica keeps, running and cached; bounds its context. 0 takes 1/32 of the memory.",
+        low=0,
+    )
     simulated_load_s: float = setting(0.0, "`simulated` engine: time to bind.", low=0.0)
     simulated_prefill_s: float = setting(0.0, "`simulated` engine: time to the first token.", low=0.0)
     simulated_token_s: float = setting(0.0, "`simulated` engine: time per further token.", low=0.0)

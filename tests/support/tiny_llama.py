@@ -12,6 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
 from serverlessllm.engine.base import EngineLimits, Weights
+from serverlessllm.engine.llama.block_store import block_bytes
+from serverlessllm.engine.llama.config import LlamaConfig as LlamaFacts
 from serverlessllm.engine.llama.engine import LlamaEngine, create
 from serverlessllm.wire.worker import Generate, SamplingParams, TokenEvent
 from support.llama_region import pack_region
@@ -70,10 +72,14 @@ def reference_weights(reference: Any, dtype: torch.dtype = torch.float32) -> Wei
     return pack_region(architecture, tensors, aliases)
 
 
-def attached_engine(weights: Weights, *, max_num_seqs: int = 8, max_model_len_tokens: int = 0) -> LlamaEngine:
-    """A float32 engine bound to `weights`."""
+def attached_engine(
+    weights: Weights, *, max_num_seqs: int = 8, max_model_len_tokens: int = 0, num_blocks: int = 0
+) -> LlamaEngine:
+    """A float32 engine bound to `weights`; `num_blocks` 0 lets it choose."""
+    config = LlamaFacts.parse(weights.layout.architecture)
+    kv_cache_bytes = num_blocks * block_bytes(config, torch.float32)
     engine = create("float32", 2)
-    engine.attach_weights(weights, EngineLimits(max_num_seqs, max_model_len_tokens), {})
+    engine.attach_weights(weights, EngineLimits(max_num_seqs, max_model_len_tokens, kv_cache_bytes), {})
     return engine
 
 
@@ -86,10 +92,20 @@ def request(
     stop_token_ids: tuple[int, ...] = (),
     generated_ids: tuple[int, ...] = (),
     choice: int = 0,
+    cache_salt: str = "",
+    logprobs: int = -1,
 ) -> Generate:
     """A `Generate` with the fields that tests vary."""
     return Generate(
-        request_id, prompt_ids, max_tokens, sampling, list(stop_token_ids), choice, list(generated_ids)
+        request_id,
+        prompt_ids,
+        max_tokens,
+        sampling,
+        list(stop_token_ids),
+        choice,
+        list(generated_ids),
+        cache_salt,
+        logprobs,
     )
 
 

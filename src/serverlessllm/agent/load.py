@@ -183,6 +183,7 @@ class Load:
             max_num_seqs=config.max_num_seqs,
             max_model_len_tokens=config.max_model_len_tokens,
             options=options,
+            kv_cache_bytes=config.kv_cache_bytes,
         )
 
     def _result(self, report: LoadReport, bind_ms: float) -> LoadResult:

@@ -31,10 +31,12 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """Bounds of one replica. `max_model_len_tokens` 0 takes the model's own context length."""
+    """Bounds of one replica. `max_model_len_tokens` 0 takes the model's own context length, `kv_cache_bytes` 0 a
+    share of the machine's memory."""
 
     max_num_seqs: int
     max_model_len_tokens: int
+    kv_cache_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +71,15 @@ class Engine(Protocol):
     def add(self, request: Generate) -> None:
         """Queue a request. Raises ContextLengthError or InvalidRequestError; then nothing was queued."""
 
-    def cancel(self, request_id: str) -> None:
-        """Drop a request in any phase; an unknown one is no error."""
+    def cancel(self, request_id: str, choice: int | None = None) -> None:
+        """Drop one choice of a request, or all of them, in any phase; an unknown one is no error."""
 
     @property
     def has_work(self) -> bool:
         """Whether `step` would compute something."""
 
     def step(self) -> list[TokenEvent]:
-        """Advance every running request by one id, admitting queued ones first. Never blocks on input."""
+        """Advance the running requests by at most one id each, admitting queued ones first. Never blocks on input."""
 
 
 EngineFactory = Callable[[str, int], Engine]

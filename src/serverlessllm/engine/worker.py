@@ -98,7 +98,7 @@ class Worker:
             case Generate() if self._is_attached:
                 self._generate(message)
             case Cancel() if self._is_attached:
-                self._engine.cancel(message.request_id)
+                self._engine.cancel(message.request_id, message.choice)
             case _:
                 state = "attached" if self._is_attached else "without a model"
                 raise WireError(f"{type(message).__name__} sent to a worker that is {state}", source="agent")
@@ -126,7 +126,7 @@ class Worker:
         mapped_s = time.perf_counter()
         report = self._engine.attach_weights(
             Weights(region, attach.layout),
-            EngineLimits(attach.max_num_seqs, attach.max_model_len_tokens),
+            EngineLimits(attach.max_num_seqs, attach.max_model_len_tokens, attach.kv_cache_bytes),
             attach.options,
         )
         return Attached(

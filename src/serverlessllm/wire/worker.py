@@ -67,6 +67,7 @@ class Attach(msgspec.Struct, frozen=True, tag="attach"):
 
     `extents` are (file offset, nbytes) in the arena file whose descriptor came along; mapped back to back
     they are the region in which `layout` counts its offsets. No extents: no weights (`simulated`).
+    `kv_cache_bytes` bounds the blocks of keys and values; 0 = the engine's choice.
     """
 
     revision: str
@@ -75,6 +76,7 @@ class Attach(msgspec.Struct, frozen=True, tag="attach"):
     max_num_seqs: int
     max_model_len_tokens: int
     options: dict[str, float] = {}
+    kv_cache_bytes: int = 0
 
 
 class Attached(msgspec.Struct, frozen=True, tag="attached"):
@@ -100,7 +102,11 @@ class SamplingParams(msgspec.Struct, frozen=True):
 
 
 class Generate(msgspec.Struct, frozen=True, tag="generate"):
-    """Agent → worker: decode one choice. `generated_ids` were sampled before and are continued."""
+    """Agent → worker: decode one choice. `generated_ids` were sampled before and are continued.
+
+    Choices of one `request_id` with the same ids compute them once. Keys and values are shared between requests of
+    one `cache_salt` only. `logprobs`: how many of the most likely ids come with each id; -1 = no log-probabilities.
+    """
 
     request_id: str
     prompt_ids: list[int]
@@ -109,16 +115,28 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     stop_token_ids: list[int]
     choice: int = 0
     generated_ids: list[int] = []
+    cache_salt: str = ""
+    logprobs: int = -1
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
-    """Agent → worker: forget this request; an unknown one is no error."""
+    """Agent → worker: forget this choice of a request, or (None) all of them; an unknown one is no error."""
 
     request_id: str
+    choice: int | None = None
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Natural logarithms of probabilities: the sampled id's, and those of the most likely ids, falling."""
+
+    logprob: float
+    top_ids: list[int]
+    top_logprobs: list[float]
 
 
 class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
-    """One sampled id. A stop id is sent too, with `finish`. Timings are set on the first event only."""
+    """One sampled id. A stop id is sent too, with `finish`. Timings and `cached_tokens` (of the prompt: not computed
+    again) are set on the first event only, `logprobs` only when asked for."""
 
     request_id: str
     token_id: int
@@ -127,6 +145,7 @@ class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
     wait_ms: float = 0.0
     prefill_ms: float = 0.0
     cached_tokens: int = 0
+    logprobs: TokenLogprobs | None = None
 
 
 class Tokens(msgspec.Struct, frozen=True, tag="tokens"):

@@ -2,7 +2,8 @@
 """Grouped-query attention over the cache, for one layer of one batch. Knows no weights and no rotation.
 
 A decoded sequence's query heads that share a key head are folded into the query length: keys are read once and
-never repeated. Prompts attend within themselves, straight from the projected rows.
+never repeated. Prompts attend within themselves, straight from the projected rows; later pieces of them attend over
+the cache.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def attend(
     Returns (num_padded_rows, num_heads * head_dim); padding rows hold zeros.
     """
     parts = [_decode(config, cache, layer, run, heads) for run in batch.decode_runs]
-    parts += [_prompt(config, run, heads) for run in batch.prompt_runs]
+    parts += [_prompt(config, cache, layer, run, heads) for run in batch.prompt_runs]
     num_padding = heads.shape[0] - batch.num_rows
     if num_padding:
         parts.append(heads.new_zeros(num_padding, config.num_heads * config.head_dim))
@@ -45,12 +46,23 @@ def _decode(
     return attended.reshape(num_rows, config.num_heads * config.head_dim)
 
 
-def _prompt(config: LlamaConfig, run: PromptRun, heads: torch.Tensor) -> torch.Tensor:
+def _prompt(
+    config: LlamaConfig, cache: KvCache, layer: int, run: PromptRun, heads: torch.Tensor
+) -> torch.Tensor:
     rows = heads[run.start : run.end].transpose(0, 1).unsqueeze(0)
     end_of_keys = config.num_heads + config.num_kv_heads
     queries, keys, values = torch.tensor_split(rows, (config.num_heads, end_of_keys), dim=1)
+    if run.mask is not None:
+        window = slice(run.window_tokens)
+        keys = cache.keys(layer)[run.slot : run.slot + 1, :, window]
+        values = cache.values(layer)[run.slot : run.slot + 1, :, window]
     attended = scaled_dot_product_attention(
-        queries, keys, values, is_causal=True, enable_gqa=config.group_size > 1
+        queries,
+        keys,
+        values,
+        attn_mask=run.mask,
+        is_causal=run.mask is None,
+        enable_gqa=config.group_size > 1,
     )
     return (
         attended.squeeze(0).transpose(0, 1).reshape(run.end - run.start, config.num_heads * config.head_dim)

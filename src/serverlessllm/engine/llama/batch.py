@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One forward pass as tensors: decoded sequences and prompts side by side. Knows no weights, no requests.
 
-Rows are tokens. First come the sequences that decode, one row each in slot order; then the prompts, one after the
-other; then padding. So every matrix of the model is read once for all of them.
+Rows are tokens. First come the sequences that decode, one row each in slot order; then the pieces of prompts, one
+after the other; then padding. So every matrix of the model is read once for all of them.
 """
 
 from __future__ import annotations
@@ -30,10 +30,15 @@ class DecodeRow:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """All ids of a sequence that has nothing in its slot yet."""
+    """Ids of a sequence whose first `start` ids are in its slot already.
+
+    `is_whole`: nothing comes after them, the last row's logits are wanted.
+    """
 
     slot: int
     token_ids: Sequence[int]
+    start: int = 0
+    is_whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +57,17 @@ class DecodeRun:
 
 @dataclass(frozen=True, slots=True)
 class PromptRun:
-    """Rows `start:end` are the ids of one prompt from its first on; they attend to one another, causally."""
+    """Rows `start:end` are ids of one prompt, in order; each sees those before it.
+
+    Without `mask` they are its first ones and attend to one another. Else they attend over the first `window_tokens`
+    of their slot, and `mask` (end - start, window_tokens) is added to the scores.
+    """
 
     start: int
     end: int
+    slot: int
+    window_tokens: int
+    mask: torch.Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +75,7 @@ class ForwardBatch:
     """`token_ids`, `positions` (num_padded_rows,), `slots`, `cached_positions` (num_rows,): int64.
 
     `positions_end` is above every position. `last_rows` are the rows whose logits are wanted, in order:
-    decoded sequences, then prompts; None when they are all the rows.
+    decoded sequences, then whole prompts; None when they are all the rows.
     """
 
     token_ids: torch.Tensor
@@ -96,10 +108,11 @@ def build_batch(decodes: Sequence[DecodeRow], prompts: Sequence[Prompt], dtype: 
     for prompt in prompts:
         start, length = len(token_ids), len(prompt.token_ids)
         token_ids += prompt.token_ids
-        positions += range(length)
+        positions += range(prompt.start, prompt.start + length)
         slots += [prompt.slot] * length
-        last_rows.append(start + length - 1)
-        prompt_runs.append(PromptRun(start, start + length))
+        if prompt.is_whole:
+            last_rows.append(start + length - 1)
+        prompt_runs.append(_prompt_run(prompt, start, dtype))
     num_rows = len(token_ids)
     padding = [0] * (padded_rows(num_rows) - num_rows)
     padded_positions = torch.tensor(positions + padding)
@@ -112,8 +125,17 @@ def build_batch(decodes: Sequence[DecodeRow], prompts: Sequence[Prompt], dtype: 
         num_rows=num_rows,
         decode_runs=tuple(_decode_runs(decodes, dtype)),
         prompt_runs=tuple(prompt_runs),
-        last_rows=torch.tensor(last_rows) if prompts else None,
+        last_rows=torch.tensor(last_rows, dtype=torch.int64) if prompts else None,
     )
+
+
+def _prompt_run(prompt: Prompt, start: int, dtype: torch.dtype) -> PromptRun:
+    length = len(prompt.token_ids)
+    window = prompt.start + length
+    mask = None
+    if prompt.start:
+        mask = torch.full((length, window), float("-inf"), dtype=dtype).triu_(prompt.start + 1)
+    return PromptRun(start, start + length, prompt.slot, window, mask)
 
 
 def _decode_runs(decodes: Sequence[DecodeRow], dtype: torch.dtype) -> list[DecodeRun]:

@@ -1,20 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded engine: queue, admit, step, cancel. Implements `engine.base.Engine`; knows ids, never text.
+"""The embedded engine: bind, add, step, cancel. Implements `engine.base.Engine`; knows ids, never text.
 
-One step computes one forward pass: all running sequences by one id, and the prompts that are admitted, side by
-side, so that the weights are read once for both.
+One step computes one forward pass: all running sequences by one id, and pieces of the prompts that were admitted,
+side by side, so that the weights are read once for both. `scheduler.py` decides which.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import os
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from serverlessllm.clock import Clock, SystemClock
 from serverlessllm.engine.base import BindReport, EngineLimits, Weights
 from serverlessllm.engine.llama.batch import build_batch
+from serverlessllm.engine.llama.block_chain import BLOCK_TOKENS, num_blocks_for
+from serverlessllm.engine.llama.block_pool import BlockPool
+from serverlessllm.engine.llama.block_store import BlockStore, block_bytes, default_bytes
+from serverlessllm.engine.llama.block_table import BlockTable
 from serverlessllm.engine.llama.config import LlamaConfig
 from serverlessllm.engine.llama.kv_cache import KvCache
 from serverlessllm.engine.llama.model import LlamaModel
@@ -22,14 +28,13 @@ from serverlessllm.engine.llama.priming import prime_kernels
 from serverlessllm.engine.llama.region import RegionTensors
 from serverlessllm.engine.llama.request_check import check_request
 from serverlessllm.engine.llama.rope import RopeTable
+from serverlessllm.engine.llama.sampling.logprobs import RowLogprobs
 from serverlessllm.engine.llama.sampling.sampler import Sampler
+from serverlessllm.engine.llama.scheduler import Scheduler, Step
 from serverlessllm.engine.llama.sequence import Sequence
 from serverlessllm.engine.llama.weights import read_weights
 from serverlessllm.errors import EngineError, InvalidRequestError
-from serverlessllm.wire.worker import Generate, TokenEvent
-
-MAX_PROMPT_TOKENS_PER_STEP: Final = 512
-"""Queued prompts are admitted together up to this sum (a longer one alone), so that running streams go on."""
+from serverlessllm.wire.worker import Generate, TokenEvent, TokenLogprobs
 
 _DTYPES: Final = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -47,9 +52,7 @@ class LlamaEngine:
         self._clock = clock
         self._bound: _Bound | None = None
         self._is_quiesced = False
-        self._queued: deque[Sequence] = deque()
-        self._running: list[Sequence] = []
-        self._free_slots: list[int] = []
+        self._num_added = 0
 
     def prime(self) -> None:
         """Warm allocator, thread pool and kernels (~0.2 s, once per process)."""
@@ -67,15 +70,12 @@ class LlamaEngine:
         if limits.max_num_seqs < 1:
             raise EngineError("max_num_seqs must be at least 1", param="max_num_seqs")
         self._bound = bound = _Bound(weights, limits, self._torch_dtype)
-        self._free_slots = list(range(limits.max_num_seqs))
         return BindReport(bound.max_model_len_tokens, bound.copied_bytes)
 
     def detach_weights(self) -> None:
         """Drop every view and every request; afterwards nothing here exports the region's buffer."""
         self._bound = None
         self._is_quiesced = False
-        self._queued.clear()
-        self._running.clear()
 
     def quiesce(self) -> None:
         """Stop computing until `resume`; requests may still be added and cancelled."""
@@ -97,68 +97,75 @@ class LlamaEngine:
             vocab_size=bound.config.vocab_size,
             max_model_len_tokens=bound.max_model_len_tokens,
         )
-        sequence = Sequence(request, self._clock.monotonic_s())
-        if any(known.key == sequence.key for known in (*self._queued, *self._running)):
+        key = (request.request_id, request.choice)
+        if any(known.key == key for known in bound.scheduler):
             raise InvalidRequestError(
                 f"request {request.request_id!r} is running already", param="request_id"
             )
-        self._queued.append(sequence)
+        table = BlockTable(bound.pool, bound.store, request.cache_salt)
+        bound.scheduler.add(Sequence(request, table, self._num_added, self._clock.monotonic_s()))
+        self._num_added += 1
 
-    def cancel(self, request_id: str) -> None:
-        """Drop every choice of a request in any phase; its slots are free for the next step."""
-        self._queued = deque(seq for seq in self._queued if seq.request.request_id != request_id)
-        for sequence in [seq for seq in self._running if seq.request.request_id == request_id]:
-            self._retire(sequence)
+    def cancel(self, request_id: str, choice: int | None = None) -> None:
+        """Drop one choice of a request, or all, in any phase; slots and blocks are free for the next step."""
+        if self._bound is not None:
+            self._bound.scheduler.cancel(request_id, choice)
 
     @property
     def has_work(self) -> bool:
         """Whether `step` would compute something."""
-        return not self._is_quiesced and bool(self._queued or self._running)
+        return not self._is_quiesced and self._bound is not None and self._bound.scheduler.has_work
 
     @torch.inference_mode()
     def step(self) -> list[TokenEvent]:
-        """One id for every running request, those admitted by this step included. Raises: EngineError unattached."""
+        """One id for every running request whose prompt is computed. Raises: EngineError for a leaked block."""
         if not self.has_work:
             return []
         bound = self._require_bound()
-        decoding = list(self._running)
-        admitted = self._admit()
-        batch = build_batch(
-            [sequence.as_decode_row() for sequence in decoding],
-            [sequence.as_prompt() for sequence in admitted],
-            self._torch_dtype,
-        )
-        logits = bound.model.forward(batch).float().numpy()
-        sequences = decoding + admitted
-        token_ids = bound.sampler.sample(logits, [sequence.as_draw() for sequence in sequences])
+        scheduler = bound.scheduler
+        step = scheduler.plan(self._clock.monotonic_s())
+        logits = self._forward(bound, step)
         now_s = self._clock.monotonic_s()
-        self._running = sorted(sequences, key=lambda sequence: sequence.slot)
-        events = [seq.append(token_id, now_s) for seq, token_id in zip(sequences, token_ids, strict=True)]
-        for sequence, event in zip(sequences, events, strict=True):
+        ready = step.decodes + [sequence for sequence, _ in step.chunks if sequence.num_left == 0]
+        rows = list(range(len(ready)))
+        for row, leader in enumerate(list(ready)):
+            if not leader.has_started:
+                forks = scheduler.fork(leader, now_s)
+                ready += forks
+                rows += [row] * len(forks)
+        if len(rows) > len(logits):
+            logits = logits[rows]
+        events = _sample(bound.sampler, ready, logits, now_s)
+        for sequence, event in zip(ready, events, strict=True):
             if event.finish is not None:
-                self._retire(sequence)
+                scheduler.retire(sequence)
+        if not scheduler.has_work and not bound.pool.is_unused:
+            self.check_integrity()
         return events
 
-    def _admit(self) -> list[Sequence]:
-        """Move queued sequences into the lowest free slots, oldest first, within the step's prompt budget."""
-        admitted: list[Sequence] = []
-        num_tokens = 0
-        now_s = self._clock.monotonic_s()
-        while self._queued and self._free_slots:
-            num_tokens += self._queued[0].num_tokens
-            if admitted and num_tokens > MAX_PROMPT_TOKENS_PER_STEP:
-                break
-            sequence = self._queued.popleft()
-            slot = min(self._free_slots)
-            self._free_slots.remove(slot)
-            sequence.admit(slot, now_s)
-            admitted.append(sequence)
-        return admitted
+    def check_integrity(self) -> None:
+        """Compare every block's references with the tables of all sequences. Raises: EngineError for a difference."""
+        bound = self._require_bound()
+        bound.pool.check_integrity([sequence.table.blocks for sequence in bound.scheduler])
 
-    def _retire(self, sequence: Sequence) -> None:
-        self._running.remove(sequence)
-        self._free_slots.append(sequence.slot)
-        self._require_bound().cache.release(sequence.slot, sequence.num_tokens)
+    @property
+    def num_preempted(self) -> int:
+        """How often a sequence gave its blocks up for an older one, since the attach."""
+        return self._require_bound().scheduler.num_preempted
+
+    def _forward(self, bound: _Bound, step: Step) -> npt.NDArray[np.float32]:
+        """Compute the step; logits (number of sequences that get an id, vocab), decoding ones first."""
+        batch = build_batch(
+            [sequence.as_decode_row() for sequence in step.decodes],
+            [sequence.as_prompt(num_tokens) for sequence, num_tokens in step.chunks],
+            self._torch_dtype,
+        )
+        logits: npt.NDArray[np.float32] = bound.model.forward(batch).float().numpy()
+        for sequence in step.decodes:
+            sequence.advance(1)
+        for sequence, num_tokens in step.chunks:
+            sequence.advance(num_tokens)
+        return logits
 
     def _require_bound(self) -> _Bound:
         if self._bound is None:
@@ -173,13 +180,50 @@ class _Bound:
         self.config = config = LlamaConfig.parse(weights.layout.architecture)
         own = config.max_position_tokens
         self.max_model_len_tokens = min(limits.max_model_len_tokens or own, own)
+        num_blocks = _num_blocks(config, limits.kv_cache_bytes, dtype)
+        self.max_model_len_tokens = min(self.max_model_len_tokens, num_blocks * BLOCK_TOKENS)
         tensors = RegionTensors(weights, dtype)
         llama_weights = read_weights(config, tensors)
         self.copied_bytes = tensors.copied_bytes
-        self.cache = KvCache(config, limits.max_num_seqs, self.max_model_len_tokens, dtype)
+        # Whole blocks: a window is as long as the blocks of its sequence.
+        window_tokens = num_blocks_for(self.max_model_len_tokens) * BLOCK_TOKENS
+        cache = KvCache(config, limits.max_num_seqs, window_tokens, dtype)
+        self.pool = BlockPool(num_blocks)
+        self.store = BlockStore(config, num_blocks, cache, dtype)
+        self.scheduler = Scheduler(self.pool, cache, limits.max_num_seqs)
         rope = RopeTable(config.rope, config.head_dim, self.max_model_len_tokens, dtype)
-        self.model = LlamaModel(config, llama_weights, self.cache, rope)
+        self.model = LlamaModel(config, llama_weights, cache, rope)
         self.sampler = Sampler(config.vocab_size)
+
+
+def _num_blocks(config: LlamaConfig, kv_cache_bytes: int, dtype: torch.dtype) -> int:
+    """Blocks of one replica. Raises: EngineError when not one fits."""
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    one_bytes = block_bytes(config, dtype)
+    num_blocks = (kv_cache_bytes or default_bytes(memory_bytes)) // one_bytes
+    if num_blocks < 1:
+        raise EngineError(
+            f"keys and values of {BLOCK_TOKENS} tokens take {one_bytes} bytes, engine.kv_cache_bytes allows "
+            f"{kv_cache_bytes}; raise it",
+            param="kv_cache_bytes",
+        )
+    return num_blocks
+
+
+def _sample(
+    sampler: Sampler, ready: list[Sequence], logits: npt.NDArray[np.float32], now_s: float
+) -> list[TokenEvent]:
+    """Draw the next id of every sequence; `logits` (len(ready), vocab) is overwritten."""
+    asked = [
+        RowLogprobs(row, sequence.request.logprobs) if sequence.request.logprobs >= 0 else None
+        for sequence, row in zip(ready, logits, strict=True)
+    ]
+    token_ids = sampler.sample(logits, [sequence.as_draw() for sequence in ready]) if ready else []
+    events = []
+    for sequence, token_id, row in zip(ready, token_ids, asked, strict=True):
+        logprobs: TokenLogprobs | None = None if row is None else row.of(token_id)
+        events.append(sequence.append(token_id, now_s, logprobs))
+    return events
 
 
 def create(dtype: str, num_threads: int) -> LlamaEngine:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys and values of all sequences: one contiguous region per sequence slot. Knows no requests.
+"""Keys and values of running sequences: one contiguous window per slot. Knows no requests and no blocks.
 
 The memory is reserved, not committed: a page exists once it is written, so that binding costs microseconds
 whatever the context length. Never zeroed: fresh pages read as zeros, and attention masks what it must not see.
@@ -29,10 +29,11 @@ class KvCache:
             num_slots * config.num_layers * 2 * config.num_kv_heads * max_len_tokens * config.head_dim
         )
         nbytes = num_elements * dtype.itemsize
-        self._memory = _reserve(nbytes)
+        self._memory = reserve(nbytes)
         self._slot_bytes = nbytes // num_slots
         self._token_bytes = self._slot_bytes // max_len_tokens
         cache = torch.frombuffer(self._memory, dtype=dtype, count=num_elements).view(shape)
+        self._windows = cache.unbind(0)
         self._keys = cache.select(2, 0).unbind(1)
         self._values = cache.select(2, 1).unbind(1)
         self._by_row = cache.permute(1, 0, 4, 2, 3, 5).unbind(0)
@@ -49,6 +50,14 @@ class KvCache:
         """View (num_slots, num_kv_heads, max_len_tokens, head_dim)."""
         return self._values[layer]
 
+    def tokens(self, slot: int, start: int, end: int) -> torch.Tensor:
+        """View (num_layers, 2, num_kv_heads, end - start, head_dim) of some tokens of one slot."""
+        return self._windows[slot][:, :, :, start:end]
+
+    def copy(self, source: int, target: int, num_tokens: int) -> None:
+        """Copy the first tokens of one slot to another."""
+        self.tokens(target, 0, num_tokens).copy_(self.tokens(source, 0, num_tokens))
+
     def release(self, slot: int, num_tokens: int) -> None:
         """The sequence of `slot`, which held `num_tokens`, is gone; give large memory back to the system."""
         if num_tokens * self._token_bytes <= _KEEP_BYTES:
@@ -59,12 +68,13 @@ class KvCache:
             self._memory.madvise(mmap.MADV_DONTNEED, start, end - start)
 
 
-def _reserve(nbytes: int) -> mmap.mmap:
+def reserve(nbytes: int) -> mmap.mmap:
+    """Address space whose pages exist once they are written. Raises: EngineError when there is not that much."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
     try:
         return mmap.mmap(-1, nbytes, flags=flags)
     except (OSError, OverflowError) as error:
         raise EngineError(
             f"cannot reserve {nbytes} bytes of address space for keys and values: {error}; "
-            "lower engine.max_model_len_tokens or engine.max_num_seqs"
+            "lower engine.max_model_len_tokens, engine.max_num_seqs or engine.kv_cache_bytes"
         ) from error

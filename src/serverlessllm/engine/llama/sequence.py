@@ -1,27 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One request on its way: its ids, its slot, its sampling. Knows no model and no other sequence."""
+"""One request on its way: its ids, its slot, its blocks, its sampling. Knows no model and no other sequence."""
 
 from __future__ import annotations
 
 from serverlessllm.engine.llama.batch import DecodeRow, Prompt
+from serverlessllm.engine.llama.block_table import BlockTable
 from serverlessllm.engine.llama.sampling.penalties import Penalties, has_penalties
 from serverlessllm.engine.llama.sampling.sampler import Draw
 from serverlessllm.types import FinishReason
-from serverlessllm.wire.worker import Generate, TokenEvent
+from serverlessllm.wire.worker import Generate, TokenEvent, TokenLogprobs
 
 
 class Sequence:
-    """Queued until `admit`, then running until an event carries `finish`.
+    """Queued until `admit` or `fork`, then running until an event carries `finish`, or queued again by `preempt`.
 
     `generated_ids` of the request were sampled elsewhere: they are computed as part of the prompt, count towards
-    `max_tokens`, and the next id gets the position after them.
+    `max_tokens`, and the next id gets the position after them. So do its own ids after a preemption.
     """
 
-    def __init__(self, request: Generate, arrived_s: float) -> None:
+    def __init__(self, request: Generate, table: BlockTable, serial: int, arrived_s: float) -> None:
+        """`serial` orders sequences by arrival."""
         self.request = request
-        self.arrived_s = arrived_s
-        self.admitted_s = arrived_s
+        self.table = table
+        self.serial = serial
         self.slot = -1
+        self.num_computed = 0
+        self._arrived_s = arrived_s
+        self._admitted_s: float | None = None
+        self._num_cached = 0
         self._token_ids = [*request.prompt_ids, *request.generated_ids]
         self._stop_token_ids = frozenset(request.stop_token_ids)
         self._has_started = False
@@ -39,13 +45,68 @@ class Sequence:
         """Ids so far, prompt included."""
         return len(self._token_ids)
 
-    def admit(self, slot: int, now_s: float) -> None:
-        """Start running in `slot`."""
-        self.slot, self.admitted_s = slot, now_s
+    @property
+    def num_left(self) -> int:
+        """Ids whose keys and values are not in the slot yet; at least 1."""
+        return len(self._token_ids) - self.num_computed
 
-    def as_prompt(self) -> Prompt:
-        """All ids, for the pass that fills the slot."""
-        return Prompt(self.slot, self._token_ids)
+    @property
+    def is_decoding(self) -> bool:
+        """Whether all ids but the newest are in the slot."""
+        return self.num_computed > 0 and self.num_left == 1
+
+    @property
+    def has_started(self) -> bool:
+        """Whether an id was sampled here."""
+        return self._has_started
+
+    def may_fork(self, leader: Sequence) -> bool:
+        """Whether this queued sequence is another choice of `leader`, which has computed the prompt, or will."""
+        mine, other = self.request, leader.request
+        return (
+            mine.request_id == other.request_id
+            and mine.cache_salt == other.cache_salt
+            and not self._has_started
+            and not leader.has_started
+            and mine.prompt_ids == other.prompt_ids
+            and mine.generated_ids == other.generated_ids
+        )
+
+    def try_admit(self, *, num_spare: int) -> bool:
+        """Hold blocks for all ids, if `num_spare` remain."""
+        num_cached = self.table.begin(self._token_ids, num_spare=num_spare)
+        if num_cached is None:
+            return False
+        self.num_computed = num_cached
+        return True
+
+    def admit(self, slot: int, now_s: float) -> None:
+        """Start running in `slot`, whose window gets what is cached."""
+        self.table.load(slot)
+        self._start(slot, self.num_computed, now_s)
+
+    def fork(self, leader: Sequence, slot: int, now_s: float) -> None:
+        """Start running in `slot`, whose window has all that `leader`'s has."""
+        self.table.share(leader.table)
+        self.num_computed = leader.num_computed
+        self._start(slot, leader.num_computed, now_s)
+
+    def _start(self, slot: int, num_cached: int, now_s: float) -> None:
+        self.slot = slot
+        if self._admitted_s is None:
+            self._admitted_s = now_s
+            self._num_cached = min(num_cached, len(self.request.prompt_ids))
+
+    def preempt(self) -> None:
+        """Give slot and blocks back; the ids stay, to be computed again."""
+        self.table.clear()
+        self.slot, self.num_computed = -1, 0
+
+    def as_prompt(self, num_tokens: int) -> Prompt:
+        """The next `num_tokens` ids, for the pass that puts them into the slot."""
+        end = self.num_computed + num_tokens
+        ids = self._token_ids[self.num_computed : end]
+        return Prompt(self.slot, ids, self.num_computed, is_whole=end == len(self._token_ids))
 
     def as_decode_row(self) -> DecodeRow:
         """The newest id, for every later pass."""
@@ -55,19 +116,27 @@ class Sequence:
         """How the next id is sampled."""
         return Draw(self.request.sampling, self.request.choice, len(self._token_ids), self._penalties)
 
-    def append(self, token_id: int, now_s: float) -> TokenEvent:
+    def advance(self, num_tokens: int) -> None:
+        """`num_tokens` more are in the slot."""
+        self.num_computed += num_tokens
+        self.table.seal(self._token_ids, self.num_computed, self.slot)
+
+    def append(self, token_id: int, now_s: float, logprobs: TokenLogprobs | None) -> TokenEvent:
         """Take a sampled id; the event says whether it was the last. Timings are on the first event only."""
         wait_ms = prefill_ms = 0.0
-        if not self._has_started:
-            wait_ms = (self.admitted_s - self.arrived_s) * 1e3
-            prefill_ms = (now_s - self.admitted_s) * 1e3
+        num_cached = 0
+        if not self._has_started and self._admitted_s is not None:
+            wait_ms = (self._admitted_s - self._arrived_s) * 1e3
+            prefill_ms = (now_s - self._admitted_s) * 1e3
+            num_cached = self._num_cached
         self._has_started = True
         self._token_ids.append(token_id)
         if self._penalties is not None:
             self._penalties.observe(token_id)
-        request = self.request
-        finish = self._finish(token_id)
-        return TokenEvent(request.request_id, token_id, request.choice, finish, wait_ms, prefill_ms)
+        request, finish = self.request, self._finish(token_id)
+        return TokenEvent(
+            request.request_id, token_id, request.choice, finish, wait_ms, prefill_ms, num_cached, logprobs
+        )
 
     def _finish(self, token_id: int) -> FinishReason | None:
         if token_id in self._stop_token_ids:

@@ -49,7 +49,7 @@ class SimulatedEngine:
         self._vocab_size = DEFAULT_VOCAB_SIZE
         self._is_quiet = False
         self._queued: deque[SimulatedRequest] = deque()
-        self._running: dict[str, SimulatedRequest] = {}
+        self._running: dict[tuple[str, int], SimulatedRequest] = {}
 
     def prime(self) -> None:
         """Nothing to warm."""
@@ -112,10 +112,14 @@ class SimulatedEngine:
         queued_s = self._clock.monotonic_s()
         self._queued.append(SimulatedRequest(request, vocab_size=self._vocab_size, queued_s=queued_s))
 
-    def cancel(self, request_id: str) -> None:
-        """Drop a request, queued or running."""
-        self._running.pop(request_id, None)
-        self._queued = deque(queued for queued in self._queued if queued.request_id != request_id)
+    def cancel(self, request_id: str, choice: int | None = None) -> None:
+        """Drop one choice of a request, or all of them, queued or running."""
+
+        def is_kept(request: SimulatedRequest) -> bool:
+            return request.key[0] != request_id or choice not in (None, request.key[1])
+
+        self._running = {key: running for key, running in self._running.items() if is_kept(running)}
+        self._queued = deque(queued for queued in self._queued if is_kept(queued))
 
     @property
     def has_work(self) -> bool:
@@ -139,12 +143,12 @@ class SimulatedEngine:
         while self._queued and len(self._running) < limits.max_num_seqs:
             admitted = self._queued.popleft()
             admitted.admit(now_s, prefill_s=self._options["prefill_s"])
-            self._running[admitted.request_id] = admitted
+            self._running[admitted.key] = admitted
         due = [running for running in self._running.values() if running.due_s <= now_s]
         events = [running.emit(now_s, token_s=self._options["token_s"]) for running in due]
         for event in events:
             if event.finish is not None:
-                del self._running[event.request_id]
+                del self._running[event.request_id, event.choice]
         return events
 
     def _attached(self) -> EngineLimits:

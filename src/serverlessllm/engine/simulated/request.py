@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from serverlessllm.engine.simulated.ids import IdChain
 from serverlessllm.types import FinishReason
-from serverlessllm.wire.worker import Generate, TokenEvent
+from serverlessllm.wire.worker import Generate, TokenEvent, TokenLogprobs
 
 
 class SimulatedRequest:
@@ -26,9 +26,9 @@ class SimulatedRequest:
         self.due_s = queued_s
 
     @property
-    def request_id(self) -> str:
-        """The id that its events carry."""
-        return self._request.request_id
+    def key(self) -> tuple[str, int]:
+        """Request and choice, as its events carry them."""
+        return self._request.request_id, self._request.choice
 
     def admit(self, now_s: float, *, prefill_s: float) -> None:
         """Leave the queue: the first id is due `prefill_s` from now."""
@@ -47,10 +47,18 @@ class SimulatedRequest:
             finish = "length"
         is_first, self._is_first = self._is_first, False
         return TokenEvent(
-            request_id=self.request_id,
+            request_id=self._request.request_id,
             token_id=token_id,
             choice=self._request.choice,
             finish=finish,
             wait_ms=(self._admitted_s - self._queued_s) * 1e3 if is_first else 0.0,
             prefill_ms=(now_s - self._admitted_s) * 1e3 if is_first else 0.0,
+            logprobs=self._logprobs(token_id),
         )
+
+    def _logprobs(self, token_id: int) -> TokenLogprobs | None:
+        """A chain of hashes leaves no doubt: its id has probability 1, and there is no second."""
+        if self._request.logprobs < 0:
+            return None
+        top = [token_id] if self._request.logprobs else []
+        return TokenLogprobs(0.0, top, [0.0] * len(top))

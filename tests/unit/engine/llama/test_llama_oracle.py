@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batched equals unbatched, under random arrivals and cancels.
+"""Batched equals unbatched, under random arrivals and cancels, with and without prefix hits and preemption.
 
 The oracle: equal ids, or the first difference lies where the unbatched run's margin between the two ids is
 < 1e-3 in float32. The number of such near ties is printed.
@@ -59,7 +59,12 @@ class Bench:
 def bench(request: pytest.FixtureRequest) -> Bench:
     tiny = build_tiny(request.param, seed=3)
     batched = attached_engine(tiny.weights, max_num_seqs=4)
-    return Bench(tiny, batched, attached_engine(tiny.weights, max_num_seqs=1))
+    return Bench(tiny, batched, unshared(tiny))
+
+
+def unshared(tiny: TinyModel) -> LlamaEngine:
+    """The reference: one sequence at a time. With one block more than a request takes, it hardly ever hits."""
+    return attached_engine(tiny.weights, max_num_seqs=1, num_blocks=5)
 
 
 @dataclass(frozen=True)
@@ -72,10 +77,11 @@ class Arrival:
     temperature: float
     seed: int
     cancel_after: int | None
+    choice: int = 0
 
     def as_request(self, name: str) -> Generate:
         sampling = SamplingParams(temperature=self.temperature, seed=self.seed)
-        return request(name, self.prompt_ids, self.max_tokens, sampling)
+        return request(name, self.prompt_ids, self.max_tokens, sampling, choice=self.choice)
 
 
 arrivals_strategy = st.lists(
@@ -116,6 +122,42 @@ def play(engine: LlamaEngine, arrivals: list[Arrival]) -> list[list[int]]:
 @given(arrivals=arrivals_strategy)
 def test_batched_ids_equal_unbatched_ids(bench: Bench, arrivals: list[Arrival]) -> None:
     got = play(bench.batched, arrivals)
+    for index, (arrival, ids) in enumerate(zip(arrivals, got, strict=True)):
+        bench.compare(arrival.as_request(f"r{index}"), ids, is_whole=arrival.cancel_after is None)
+
+
+@st.composite
+def related_arrivals(draw: st.DrawFn) -> list[Arrival]:
+    """Prompts that begin alike, so that they hit one another's blocks, and answers long enough to run out of them."""
+    base = draw(st.lists(st.integers(0, VOCAB - 1), min_size=90, max_size=90))
+    related = st.builds(
+        Arrival,
+        gap_steps=st.integers(0, 4),
+        prompt_ids=st.builds(
+            lambda cut, tail: base[:cut] + tail, st.integers(1, 90), st.lists(st.integers(0, 9), max_size=3)
+        ),
+        max_tokens=st.integers(1, 60),
+        temperature=st.sampled_from([0.0, 1.0]),
+        seed=st.integers(0, 99),
+        cancel_after=st.none() | st.integers(1, 30),
+        choice=st.integers(0, 3),
+    )
+    return draw(st.lists(related, min_size=3, max_size=9))
+
+
+@pytest.fixture(scope="module")
+def scarce(bench: Bench) -> LlamaEngine:
+    """Slots for six, blocks for one of the longest."""
+    return attached_engine(bench.tiny.weights, max_num_seqs=6, num_blocks=5)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(arrivals=related_arrivals())
+def test_ids_with_hits_and_preemption_equal_those_without(
+    bench: Bench, scarce: LlamaEngine, arrivals: list[Arrival]
+) -> None:
+    got = play(scarce, arrivals)
+    scarce.check_integrity()
     for index, (arrival, ids) in enumerate(zip(arrivals, got, strict=True)):
         bench.compare(arrival.as_request(f"r{index}"), ids, is_whole=arrival.cancel_after is None)
 
