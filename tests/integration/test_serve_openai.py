@@ -85,7 +85,14 @@ def test_unknown_model_is_not_found(client: openai.OpenAI) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("temperature", 3), ("top_p", 0), ("max_tokens", 0), ("n", 2), ("logprobs", True), ("stop", ["x"] * 99)],
+    [
+        ("temperature", 3),
+        ("top_p", 0),
+        ("max_tokens", 0),
+        ("n", 17),
+        ("top_logprobs", 2),
+        ("stop", ["x"] * 99),
+    ],
 )
 def test_a_bad_field_is_named(client: openai.OpenAI, field: str, value: Any) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
@@ -131,6 +138,59 @@ def test_a_stop_string_ends_the_answer_before_it(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(**arguments, stop=[stop])
     assert answer.choices[0].message.content == free[: free.index(stop)]
     assert answer.choices[0].finish_reason == "stop"
+
+
+def test_n_gives_choices_of_their_own(client: openai.OpenAI) -> None:
+    arguments: Any = {"model": "org/tiny-llama", "messages": USER, "max_tokens": 12, "seed": 5, "n": 3}
+    whole = client.chat.completions.create(**arguments)
+    texts = [choice.message.content for choice in whole.choices]
+    assert [choice.index for choice in whole.choices] == [0, 1, 2]
+    assert len(set(texts)) == 3
+    assert whole.usage is not None and whole.usage.completion_tokens <= 36
+    streamed = ["", "", ""]
+    for chunk in client.chat.completions.create(**arguments, stream=True):
+        for choice in chunk.choices:
+            streamed[choice.index] += choice.delta.content or ""
+    assert streamed == texts
+
+
+def test_stop_string_ends_its_choice_only(client: openai.OpenAI) -> None:
+    arguments: Any = {"model": "org/tiny-llama", "messages": USER, "max_tokens": 24, "seed": 5, "n": 3}
+    free = [choice.message.content for choice in client.chat.completions.create(**arguments).choices]
+    stop = free[1][len(free[1]) // 2 :][:3]
+    answer = client.chat.completions.create(**arguments, stop=[stop])
+    expected = [text.partition(stop)[0] for text in free]
+    assert [choice.message.content for choice in answer.choices] == expected
+
+
+def test_chat_logprobs_cover_the_text_whole_and_streamed(client: openai.OpenAI) -> None:
+    arguments: Any = {"model": "org/tiny-llama", "messages": USER, "max_tokens": 9, "seed": 4}
+    whole = client.chat.completions.create(**arguments, logprobs=True, top_logprobs=3)
+    content = whole.choices[0].logprobs.content
+    data = b"".join(bytes(token.bytes) for token in content)
+    assert data.decode("utf-8", "replace").startswith(whole.choices[0].message.content.rstrip("\ufffd"))
+    for token in content:
+        assert len(token.top_logprobs) == 3
+        assert token.logprob <= token.top_logprobs[0].logprob <= 0
+    chunks = client.chat.completions.create(**arguments, logprobs=True, top_logprobs=3, stream=True)
+    streamed = [t for chunk in chunks for c in chunk.choices if c.logprobs for t in c.logprobs.content]
+    assert [token.bytes for token in streamed] == [token.bytes for token in content]
+
+
+def test_completion_logprobs_are_parallel_lists(client: openai.OpenAI) -> None:
+    answer: Any = client.completions.create(
+        model="org/tiny-llama", prompt="Once upon", max_tokens=5, temperature=0, logprobs=2
+    )
+    logprobs = answer.choices[0].logprobs
+    assert len(logprobs.tokens) == len(logprobs.token_logprobs) == len(logprobs.text_offset) == 5
+    assert all(len(top) == 2 for top in logprobs.top_logprobs)
+    assert logprobs.token_logprobs == [max(top.values()) for top in logprobs.top_logprobs]
+
+
+def test_repeated_prompt_is_reported_as_cached(client: openai.OpenAI) -> None:
+    arguments: Any = {"model": "org/tiny-llama", "prompt": list(range(300, 400)), "max_tokens": 2}
+    cached = [client.completions.create(**arguments).usage.prompt_tokens_details for _ in range(2)]
+    assert [details.cached_tokens for details in cached] == [0, 96]
 
 
 def test_a_prompt_beyond_the_context_is_refused_before_it_runs(client: openai.OpenAI) -> None:

@@ -257,3 +257,18 @@ async def test_worker_keeps_only_its_log_and_its_connection(pool: SlotPool, tmp_
     )
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert len(others) == 3
+
+
+async def test_choices_come_side_by_side_and_an_ended_one_stops(pool: SlotPool) -> None:
+    slot = await bound(pool, attach(options={"token_s": 0.001}))
+    got: dict[int, list[int]] = {0: [], 1: [], 2: []}
+    ended: set[int] = set()
+    async for event in slot.generate(request(5, max_tokens=200), 3, ended):
+        got[event.choice].append(event.token_id)
+        if event.choice == 1 and len(got[1]) == 3:
+            ended.add(1)
+    assert got[0] == expected_ids([5, 4, 5], 5, 0, 200)
+    assert got[2] == expected_ids([5, 4, 5], 5, 2, 200)
+    assert got[1] == expected_ids([5, 4, 5], 5, 1, len(got[1]))
+    assert len(got[1]) < 200
+    assert slot.num_running == 0

@@ -6,8 +6,10 @@ Pure but for its own state. Knows no HTTP and no engine.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from serverlessllm.agent.logprobs import SpelledChoice, spell
 from serverlessllm.text.detokenizer import Detokenizer
 from serverlessllm.text.stop_strings import StopStrings
 from serverlessllm.types import FinishReason
@@ -16,31 +18,48 @@ from serverlessllm.wire.worker import TokenEvent
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one chunk carries. `seq` = ids sampled so far; `token_ids` those since the previous piece.
+    """What one chunk carries. `seq` = ids sampled so far, over all choices.
 
-    `text` may be empty: at the first id (headers leave with it) and at the end.
+    `token_ids`: those of this choice since its previous piece. `text` may be empty: at the first id (headers leave
+    with it) and at the end. `logprobs`: of `token_ids`, but for a stop id; None unless asked for.
     """
 
     text: str
     token_ids: list[int]
     seq: int
     finish: FinishReason | None
+    choice: int = 0
+    logprobs: list[SpelledChoice] | None = None
 
 
 class Answer:
     """One choice. Ensures: every pushed id is in exactly one piece, and all text of the answer in some piece."""
 
-    def __init__(self, detokenizer: Detokenizer, stops: StopStrings) -> None:
+    def __init__(
+        self,
+        detokenizer: Detokenizer,
+        stops: StopStrings,
+        choice: int = 0,
+        token_bytes: Callable[[int], bytes] | None = None,
+    ) -> None:
+        """`token_bytes` spells the tokens of log-probabilities, where they are asked for."""
         self._detokenizer = detokenizer
         self._stops = stops
+        self._choice = choice
+        self._token_bytes = token_bytes
         self._held_ids: list[int] = []
+        self._held_logprobs: list[SpelledChoice] | None = None if token_bytes is None else []
         self.num_tokens = 0
         self.finish: FinishReason | None = None
 
-    def push(self, event: TokenEvent) -> Piece | None:
-        """Add one id; None while its text is held back. `finish` is set once a stop id, string or limit ended it."""
+    def push(self, event: TokenEvent, seq: int) -> Piece | None:
+        """Add one id, the `seq`-th of all choices; None while its text is held back.
+
+        `finish` is set once a stop id, string or limit ended it.
+        """
         self.num_tokens += 1
         self._held_ids.append(event.token_id)
+        self._note_logprobs(event)
         text, is_stopped = self._stops.push(self._new_text(event))
         if is_stopped:
             self.finish = "stop"
@@ -50,7 +69,16 @@ class Answer:
         if not text and self.finish is None and self.num_tokens > 1:
             return None
         token_ids, self._held_ids = self._held_ids, []
-        return Piece(text, token_ids, self.num_tokens, self.finish)
+        logprobs = self._held_logprobs
+        if logprobs is not None:
+            self._held_logprobs = []
+        return Piece(text, token_ids, seq, self.finish, self._choice, logprobs)
+
+    def _note_logprobs(self, event: TokenEvent) -> None:
+        if self._token_bytes is None or self._held_logprobs is None or event.logprobs is None:
+            return
+        if event.finish != "stop":
+            self._held_logprobs.append(spell(event.token_id, event.logprobs, self._token_bytes))
 
     def _new_text(self, event: TokenEvent) -> str:
         """A stop id is no text; the last event also releases half characters."""

@@ -14,6 +14,13 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from serverlessllm.agent.answer import Piece
+from serverlessllm.agent.logprobs import (
+    ChatLogprobs,
+    TextLogprobs,
+    chat_logprobs,
+    num_characters,
+    text_logprobs,
+)
 from serverlessllm.types import FinishReason
 from serverlessllm.wire.openai import Endpoint, Usage
 
@@ -40,27 +47,27 @@ class ChunkChoice(msgspec.Struct, frozen=True, kw_only=True):
     token_ids: list[int]
     finish_reason: FinishReason | None
     index: int = 0
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
 
 
 class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """The choice of a chat completion."""
+    """A choice of a chat completion."""
 
     message: ChatMessage
     token_ids: list[int]
     finish_reason: FinishReason | None
     index: int = 0
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
 
 
 class TextChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """The choice of a text completion, in chunks and whole."""
+    """A choice of a text completion, in chunks and whole."""
 
     text: str
     token_ids: list[int]
     finish_reason: FinishReason | None
     index: int = 0
-    logprobs: None = None
+    logprobs: TextLogprobs | None = None
 
 
 class Body(msgspec.Struct, frozen=True):
@@ -88,19 +95,22 @@ class ChunkWriter:
         self._created_s = created_s
         self._model = model
         self._include_usage = include_usage
-        self._is_first = True
+        self._num_characters: dict[int, int] = {}
 
     def chunk(self, piece: Piece) -> bytes:
         """The next chunk of a stream."""
         usage = None if self._include_usage else UNSET
+        is_first = piece.choice not in self._num_characters
+        offset = self._num_characters.setdefault(piece.choice, 0)
+        self._num_characters[piece.choice] += num_characters(piece.logprobs or ())
         if not self._is_chat:
-            return self._encode(
-                "text_completion", [_text_choice(piece.text, piece.token_ids, piece.finish)], usage
-            )
-        role = "assistant" if self._is_first else UNSET
-        self._is_first = False
+            return self._encode("text_completion", [_text_choice(piece, offset)], usage)
         choice = ChunkChoice(
-            delta=Delta(piece.text, role), token_ids=piece.token_ids, finish_reason=piece.finish
+            delta=Delta(piece.text, "assistant" if is_first else UNSET),
+            token_ids=piece.token_ids,
+            finish_reason=piece.finish,
+            index=piece.choice,
+            logprobs=None if piece.logprobs is None else chat_logprobs(piece.logprobs),
         )
         return self._encode("chat.completion.chunk", [choice], usage)
 
@@ -109,14 +119,14 @@ class ChunkWriter:
         return self._encode("chat.completion.chunk" if self._is_chat else "text_completion", [], usage)
 
     def completion(self, pieces: Sequence[Piece], usage: Usage) -> bytes:
-        """The whole answer as one object."""
-        text = "".join(piece.text for piece in pieces)
-        token_ids = [token_id for piece in pieces for token_id in piece.token_ids]
-        finish = pieces[-1].finish if pieces else None
+        """The whole answer as one object, its choices in order."""
+        wholes = [
+            _join([piece for piece in pieces if piece.choice == choice])
+            for choice in sorted({piece.choice for piece in pieces})
+        ]
         if not self._is_chat:
-            return self._encode("text_completion", [_text_choice(text, token_ids, finish)], usage)
-        choice = ChatChoice(message=ChatMessage(text), token_ids=token_ids, finish_reason=finish)
-        return self._encode("chat.completion", [choice], usage)
+            return self._encode("text_completion", [_text_choice(whole, 0) for whole in wholes], usage)
+        return self._encode("chat.completion", [_chat_choice(whole) for whole in wholes], usage)
 
     def _encode(
         self,
@@ -127,5 +137,37 @@ class ChunkWriter:
         return _encoder.encode(Body(self._id, kind, self._created_s, self._model, choices, usage))
 
 
-def _text_choice(text: str, token_ids: list[int], finish: FinishReason | None) -> TextChoice:
-    return TextChoice(text=text, token_ids=token_ids, finish_reason=finish)
+def _join(pieces: Sequence[Piece]) -> Piece:
+    """All pieces of one choice as one."""
+    last = pieces[-1]
+    logprobs = None
+    if last.logprobs is not None:
+        logprobs = [token for piece in pieces for token in piece.logprobs or ()]
+    return Piece(
+        "".join(piece.text for piece in pieces),
+        [token_id for piece in pieces for token_id in piece.token_ids],
+        last.seq,
+        last.finish,
+        last.choice,
+        logprobs,
+    )
+
+
+def _chat_choice(whole: Piece) -> ChatChoice:
+    return ChatChoice(
+        message=ChatMessage(whole.text),
+        token_ids=whole.token_ids,
+        finish_reason=whole.finish,
+        index=whole.choice,
+        logprobs=None if whole.logprobs is None else chat_logprobs(whole.logprobs),
+    )
+
+
+def _text_choice(piece: Piece, offset: int) -> TextChoice:
+    return TextChoice(
+        text=piece.text,
+        token_ids=piece.token_ids,
+        finish_reason=piece.finish,
+        index=piece.choice,
+        logprobs=None if piece.logprobs is None else text_logprobs(piece.logprobs, offset),
+    )

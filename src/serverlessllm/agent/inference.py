@@ -23,7 +23,7 @@ from serverlessllm.text.stop_strings import StopStrings
 from serverlessllm.text.tokenizer import TextModel
 from serverlessllm.wire import openai
 from serverlessllm.wire.agent import InferHeaders, InferTiming
-from serverlessllm.wire.openai import ChatRequest, CompletionRequest, Usage
+from serverlessllm.wire.openai import ChatRequest, CompletionRequest, PromptTokensDetails, Usage
 from serverlessllm.wire.worker import Generate, TokenEvent
 
 
@@ -58,7 +58,9 @@ class Inference:
     def usage(self) -> Usage:
         """Counts so far; every sampled id counts, stop ids included."""
         num_prompt = len(self.prompt_ids)
-        return Usage(num_prompt, self.num_tokens, num_prompt + self.num_tokens)
+        num_cached = 0 if self.timing is None else self.timing.cached_tokens
+        details = PromptTokensDetails(cached_tokens=num_cached)
+        return Usage(num_prompt, self.num_tokens, num_prompt + self.num_tokens, details)
 
     @asynccontextmanager
     async def within_deadline(self) -> AsyncIterator[None]:
@@ -72,7 +74,7 @@ class Inference:
             ) from error
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
-        """The answer. Close it early (`contextlib.aclosing`) to cancel the request wherever it is.
+        """The answer, its choices as they come. Close it early (`contextlib.aclosing`) to cancel it wherever it is.
 
         Raises: ContextLengthError, InvalidRequestError before the first piece; ReplicaGoneError, QueueFullError,
         HoldDeadlineError while it waits; WorkerLostError, EngineError at any time.
@@ -80,18 +82,28 @@ class Inference:
         text = self._replica.text
         self.prompt_ids = await self._encode(text)
         generate = self._generate(text)
-        answer = Answer(text.detokenizer(self.prompt_ids), StopStrings(self.request.stops))
+        answers = [self._answer(text, choice) for choice in range(self.request.num_choices)]
+        ended: set[int] = set()
         queued_s = self._clock.monotonic_s()
         async with self._replica.turn(self.headers.priority, self._deadline_s) as slot:
             queue_ms = (self._clock.monotonic_s() - queued_s) * 1e3
-            async with aclosing(slot.generate(generate)) as events:
+            async with aclosing(slot.generate(generate, len(answers), ended)) as events:
                 async for event in events:
+                    answer = answers[event.choice]
+                    if event.choice in ended:
+                        continue  # sampled before the engine knew of the stop string
                     self._note(event, queue_ms)
-                    piece = answer.push(event)
+                    piece = answer.push(event, self.num_tokens)
                     if piece is not None:
                         yield piece
                     if answer.finish is not None:
-                        return
+                        ended.add(event.choice)
+                        if len(ended) == len(answers):
+                            return
+
+    def _answer(self, text: TextModel, choice: int) -> Answer:
+        token_bytes = text.token_bytes if self.request.num_logprobs >= 0 else None
+        return Answer(text.detokenizer(self.prompt_ids), StopStrings(self.request.stops), choice, token_bytes)
 
     async def _encode(self, text: TextModel) -> list[int]:
         request = self.request
@@ -114,6 +126,8 @@ class Inference:
             max_tokens=max_tokens(self.request, len(self.prompt_ids), self._replica.max_model_len_tokens),
             sampling=self.request.sampling(self.headers.seed),
             stop_token_ids=[] if self.request.ignore_eos else list(text.stop_token_ids),
+            cache_salt=self.headers.cache_salt,
+            logprobs=self.request.num_logprobs,
         )
 
     def _note(self, event: TokenEvent, queue_ms: float) -> None:

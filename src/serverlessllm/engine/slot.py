@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Set
 from pathlib import Path
 from typing import Final
 
@@ -46,7 +46,7 @@ PRIME_TIMEOUT_S: Final = 60.0
 
 
 class _Stream:
-    """Ids of one request on their way to its reader; bounded by the request's `max_tokens`."""
+    """Ids of one request, all its choices, on their way to its reader; bounded by the request's `max_tokens`."""
 
     __slots__ = ("has_begun", "items")
 
@@ -124,10 +124,13 @@ class Slot:
         self._channel.send(attach, descriptor=pin_fd)
         return await self._attaching
 
-    async def generate(self, request: Generate) -> AsyncGenerator[TokenEvent, None]:
-        """Stream the ids of one choice; the last event carries `finish`.
+    async def generate(
+        self, request: Generate, num_choices: int = 1, ended: Set[int] = frozenset()
+    ) -> AsyncGenerator[TokenEvent, None]:
+        """Stream the ids of `num_choices` choices, from the request's own on; each one's last event carries `finish`.
 
-        Closing the iterator early (`contextlib.aclosing`) cancels the request in the worker.
+        Choices that the reader puts into `ended` are cancelled; some of their ids may still come. Closing the
+        iterator early (`contextlib.aclosing`) cancels them all in the worker.
         Raises: WorkerLostError; the worker's own error (ContextLengthError, InvalidRequestError, …).
         """
         if self.lost.is_set():
@@ -135,19 +138,26 @@ class Slot:
         # Unique in the worker's life: events of a cancelled request never reach a later one of that id.
         wire_id = f"{request.request_id}#{next(self._serial)}"
         stream = self._streams[wire_id] = _Stream()
-        is_over = False
+        unfinished = set(range(request.choice, request.choice + num_choices))
         try:
-            self._channel.send(msgspec.structs.replace(request, request_id=wire_id))
-            while not is_over:
+            for choice in sorted(unfinished):
+                self._channel.send(msgspec.structs.replace(request, request_id=wire_id, choice=choice))
+            while unfinished:
                 item = await stream.items.get()
                 if isinstance(item, SllmError):
-                    is_over = True
+                    if num_choices == 1:
+                        unfinished.clear()
                     raise item
-                is_over = item.finish is not None
+                if item.finish is not None:
+                    unfinished.discard(item.choice)
                 yield msgspec.structs.replace(item, request_id=request.request_id)
+                if not ended.isdisjoint(unfinished):
+                    for choice in unfinished & ended:
+                        self._channel.send(Cancel(wire_id, choice))
+                    unfinished -= ended
         finally:
             del self._streams[wire_id]
-            if not is_over:
+            if unfinished:
                 self._channel.send(Cancel(wire_id))
 
     def close(self) -> None:

@@ -114,6 +114,10 @@ def schemas() -> Schema:
     }
     components["AddModel"]["properties"]["keep_alive_s"] |= {"minimum": 0}
     components["CompletionRequest"]["properties"]["prompt"] = _PROMPT
+    components["CompletionRequest"]["properties"]["logprobs"] |= {
+        "minimum": 0,
+        "maximum": openai.MAX_COMPLETION_LOGPROBS,
+    }
     components["CreateKey"]["properties"]["name"] |= {
         "pattern": "^[ -~]+$",
         "maxLength": admin.MAX_KEY_NAME_BYTES,

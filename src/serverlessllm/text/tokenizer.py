@@ -26,6 +26,7 @@ from serverlessllm.text.chat_template import ChatTemplate
 from serverlessllm.text.detokenizer import Detokenizer, Vocabulary
 from serverlessllm.text.source import TextSource, read_optional
 from serverlessllm.text.special_tokens import stop_token_ids
+from serverlessllm.text.token_bytes import TokenBytes
 
 TOKENIZER_FILE: Final = "tokenizer.json"
 INLINE_CHARS: Final = 4096
@@ -47,6 +48,7 @@ class ParsedTokenizer:
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         self.vocabulary = Vocabulary(self.tokenizer)
+        self.token_bytes = TokenBytes(self.tokenizer)
 
 
 ParsedTokenizers = WeakValueDictionary[str, ParsedTokenizer]
@@ -131,6 +133,10 @@ class TextModel:
     def detokenizer(self, prompt_ids: Sequence[int] = ()) -> Detokenizer:
         """A fresh detokenizer for one choice that continues `prompt_ids`."""
         return Detokenizer(self._parsed.vocabulary, prompt_ids)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """How the vocabulary spells one id; perhaps not whole characters."""
+        return self._parsed.token_bytes.of(token_id)
 
     def _encode(self, text: str, *, param: str, add_special_tokens: bool) -> list[int]:
         try:

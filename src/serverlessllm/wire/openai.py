@@ -20,6 +20,11 @@ from serverlessllm.wire.worker import SamplingParams
 MAX_STOPS: Final = 16
 MAX_STOP_BYTES: Final = 1024
 MAX_MESSAGES: Final = 4096
+MAX_CHOICES: Final = 16
+MAX_TOP_LOGPROBS: Final = 20
+"""Of a chat, as OpenAI bounds it."""
+MAX_COMPLETION_LOGPROBS: Final = 5
+"""Of a completion, as OpenAI bounds it."""
 MAX_TOKENS_BOUND: Final = 1 << 22
 DEFAULT_COMPLETION_MAX_TOKENS: Final = 16
 """OpenAI's default for `/v1/completions`; chat has none: it runs until a stop or the context's end."""
@@ -76,6 +81,11 @@ class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     logit_bias: dict[str, float] | None = None
 
     @property
+    def num_choices(self) -> int:
+        """How many answers are asked for."""
+        return 1 if self.n is None else self.n
+
+    @property
     def is_stream(self) -> bool:
         return bool(self.stream)
 
@@ -127,6 +137,11 @@ class ChatRequest(_Request, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     safety_identifier: str | None = None
 
     @property
+    def num_logprobs(self) -> int:
+        """How many of the most likely tokens come with each one; -1 = no log-probabilities."""
+        return (self.top_logprobs or 0) if self.logprobs else -1
+
+    @property
     def token_limit(self) -> int | None:
         """How many tokens may be generated; None = until a stop or the context's end."""
         return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
@@ -140,6 +155,11 @@ class CompletionRequest(_Request, frozen=True, forbid_unknown_fields=True, kw_on
     echo: bool | None = None
     logprobs: int | None = None
     suffix: str | None = None
+
+    @property
+    def num_logprobs(self) -> int:
+        """How many of the most likely tokens come with each one; -1 = no log-probabilities."""
+        return -1 if self.logprobs is None else self.logprobs
 
     @property
     def token_limit(self) -> int | None:
@@ -167,10 +187,7 @@ def _or(value: float | None, default: float) -> float:
 
 
 NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
-    "n": (1,),
     "best_of": (1,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
     "logit_bias": ({},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
@@ -201,6 +218,8 @@ BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "presence_penalty": (-2.0, 2.0),
     "frequency_penalty": (-2.0, 2.0),
     "seed": (-(2**63), 2**64 - 1),
+    "n": (1, MAX_CHOICES),
+    "top_logprobs": (0, MAX_TOP_LOGPROBS),
 }
 
 
@@ -256,6 +275,8 @@ def parse_chat(body: bytes) -> ChatRequest:
     except RecursionError as error:
         raise InvalidRequestError("body: nested too deeply") from error
     _check_fields(request)
+    if request.top_logprobs is not None and not request.logprobs:
+        raise InvalidRequestError("top_logprobs: only with logprobs: true", param="top_logprobs")
     if not request.messages:
         raise InvalidRequestError("messages: must not be empty", param="messages")
     if len(request.messages) > MAX_MESSAGES:
@@ -272,6 +293,11 @@ def parse_completion(body: bytes) -> CompletionRequest:
     except RecursionError as error:
         raise InvalidRequestError("body: nested too deeply") from error
     _check_fields(request)
+    if request.logprobs is not None and not 0 <= request.logprobs <= MAX_COMPLETION_LOGPROBS:
+        raise InvalidRequestError(
+            f"logprobs: {request.logprobs} is out of range; must be between 0 and {MAX_COMPLETION_LOGPROBS}",
+            param="logprobs",
+        )
     prompt = request.single_prompt
     if not prompt:
         raise InvalidRequestError("prompt: must not be empty", param="prompt")
@@ -288,9 +314,16 @@ def parse(endpoint: Endpoint, body: bytes) -> ChatRequest | CompletionRequest:
     return parse_chat(body) if endpoint == "chat" else parse_completion(body)
 
 
+class PromptTokensDetails(msgspec.Struct, frozen=True):
+    """`cached_tokens` of the prompt were not computed again."""
+
+    cached_tokens: int = 0
+
+
 class Usage(msgspec.Struct, frozen=True):
-    """Token counts of one answer; `completion_tokens` counts every id sampled, stop ids included."""
+    """Token counts of one answer; `completion_tokens` counts every id sampled over all choices, stop ids included."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails = PromptTokensDetails()

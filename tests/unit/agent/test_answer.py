@@ -11,7 +11,7 @@ from serverlessllm.agent.answer import Answer, Piece
 from serverlessllm.text.stop_strings import StopStrings
 from serverlessllm.text.tokenizer import TextModel
 from serverlessllm.types import FinishReason
-from serverlessllm.wire.worker import TokenEvent
+from serverlessllm.wire.worker import TokenEvent, TokenLogprobs
 from support.memory_source import MemorySource
 from support.tiny_tokenizer import IM_END_ID
 
@@ -24,7 +24,7 @@ def pieces_of(ids: list[int], *, stops: tuple[str, ...] = (), finish: FinishReas
     pieces = []
     for index, token_id in enumerate(ids):
         is_last = index == len(ids) - 1
-        piece = answer.push(TokenEvent("r", token_id, finish=finish if is_last else None))
+        piece = answer.push(TokenEvent("r", token_id, finish=finish if is_last else None), index + 1)
         if piece is not None:
             pieces.append(piece)
         if answer.finish is not None:
@@ -89,3 +89,18 @@ def test_pieces_carry_every_id_once_and_all_text(ids: list[int]) -> None:
     assert ids_of(pieces) == ids
     assert text_of(pieces) == "".join(map(detokenizer.push, ids)) + detokenizer.flush()
     assert [piece.seq for piece in pieces] == sorted({piece.seq for piece in pieces})
+
+
+def test_logprobs_come_with_their_ids_but_for_the_stop_id() -> None:
+    ids = TEXT.encode("naïve 🙂")
+    answer = Answer(TEXT.detokenizer(), StopStrings(()), 2, TEXT.token_bytes)
+    spelled: list[bytes] = []
+    for seq, token_id in enumerate([*ids, IM_END_ID], 1):
+        finish: FinishReason | None = "stop" if token_id == IM_END_ID else None
+        event = TokenEvent("r", token_id, 2, finish, logprobs=TokenLogprobs(-1.0, [token_id], [-1.0]))
+        piece = answer.push(event, seq)
+        if piece is not None:
+            assert piece.choice == 2
+            spelled += [choice.token.spelling for choice in piece.logprobs or ()]
+    assert b"".join(spelled).decode() == "naïve 🙂"
+    assert len(spelled) == len(ids)

@@ -55,11 +55,9 @@ def test_prompt_of_every_form_is_one_prompt(prompt: Any, single: Any) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"n": 2},
         {"tools": [{"type": "function"}]},
         {"tool_choice": "required"},
         {"response_format": {"type": "json_object"}},
-        {"logprobs": True},
         {"logit_bias": {"5": 1.0}},
         {"reasoning_effort": "high"},
     ],
@@ -71,15 +69,28 @@ def test_field_that_asks_for_what_we_do_not_have_is_refused(fields: dict[str, An
 
 
 @pytest.mark.parametrize(
-    "fields", [{"n": 1}, {"tools": []}, {"tool_choice": "auto"}, {"logprobs": False}, {"store": False}]
+    "fields",
+    [
+        {"n": 1},
+        {"n": 16},
+        {"logprobs": True, "top_logprobs": 20},
+        {"tools": []},
+        {"tool_choice": "auto"},
+        {"logprobs": False},
+        {"store": False},
+    ],
 )
-def test_field_that_asks_for_nothing_is_taken(fields: dict[str, Any]) -> None:
+def test_field_that_we_have_or_that_asks_for_nothing_is_taken(fields: dict[str, Any]) -> None:
     assert parse_chat(chat(**fields)).model == "m"
 
 
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
+        ({"n": 0}, "n"),
+        ({"n": 17}, "n"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"top_logprobs": 2}, "top_logprobs"),
         ({"temperature": 2.1}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"top_k": -2}, "top_k"),
@@ -115,3 +126,28 @@ def test_missing_field_is_named() -> None:
     with pytest.raises(InvalidRequestError) as caught:
         parse("chat", b'{"model":"m"}')
     assert caught.value.param == "messages"
+
+
+@pytest.mark.parametrize(("logprobs", "wanted"), [(None, -1), (0, 0), (5, 5)])
+def test_completion_says_how_many_logprobs_it_wants(logprobs: int | None, wanted: int) -> None:
+    assert parse_completion(completion(logprobs=logprobs)).num_logprobs == wanted
+
+
+@pytest.mark.parametrize("logprobs", [-1, 6])
+def test_completion_logprobs_out_of_range_are_refused(logprobs: int) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_completion(completion(logprobs=logprobs))
+    assert caught.value.param == "logprobs"
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        ({}, -1),
+        ({"logprobs": False}, -1),
+        ({"logprobs": True}, 0),
+        ({"logprobs": True, "top_logprobs": 3}, 3),
+    ],
+)
+def test_chat_says_how_many_logprobs_it_wants(fields: dict[str, Any], wanted: int) -> None:
+    assert parse_chat(chat(**fields)).num_logprobs == wanted
