@@ -7,7 +7,7 @@ Knows no medium, no thread and no format.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from serverlessllm.types import Tier
 
@@ -43,6 +43,15 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Release connections and descriptors; no read may be in progress. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class Interruptible(Protocol):
+    """A source whose reads can be cut short from another thread."""
+
+    def interrupt(self, thread_id: int) -> None:
+        """Make the `read_into` that this thread is in fail soon with UnreachableError. Thread-safe."""
         ...
 
 

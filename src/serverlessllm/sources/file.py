@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from serverlessllm.errors import CapacityError, ConfigError, CorruptDataError, ModelLoadError
+from serverlessllm.types import Tier
 
 DIRECT_ALIGN_BYTES: Final = 4096
 """Grain of offset, length and address for O_DIRECT: what every common device accepts."""
@@ -37,11 +38,14 @@ class FileSource:
     error, never reads through the page cache.
     """
 
+    tier: Tier = "nvme"
+
     def __init__(self, path: Path, *, direct_io: str = "auto") -> None:
         """Raises: CorruptDataError when the file is missing; ModelLoadError when it cannot be opened;
         ConfigError when `always` is not possible here.
         """
         self.path = path
+        self.name = str(path)
         self._direct_io = direct_io
         self._fd = self._open(os.O_RDONLY)
         self._direct_fd = -1
