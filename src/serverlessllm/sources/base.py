@@ -48,10 +48,14 @@ class Source(Protocol):
 
 @runtime_checkable
 class Interruptible(Protocol):
-    """A source whose reads can be cut short from another thread."""
+    """A source whose reads can be cut short from another thread. Both methods are thread-safe and idempotent."""
 
     def interrupt(self, thread_id: int) -> None:
-        """Make the `read_into` that this thread is in fail soon with UnreachableError. Thread-safe."""
+        """Make the `read_into` that this thread is in, or about to enter, fail soon with UnreachableError."""
+        ...
+
+    def allow(self, thread_id: int) -> None:
+        """Let this thread read again."""
         ...
 
 
@@ -71,7 +75,8 @@ class Sink(Protocol):
     """Where a download puts what it fetched. Called from several threads, each with its own pieces.
 
     For one piece: `view`, then bytes arrive in it (more than once when an origin fails or lies), then `accept`.
-    `view` and `accept` come at most once per piece, and never at the same time for the same piece.
+    `view` and `accept` come at most once per piece, and never at the same time for the same piece. Views are
+    released after `accept`, and when the download gives up.
     """
 
     def view(self, piece: Piece) -> memoryview:

@@ -27,7 +27,7 @@ from serverlessllm.errors import (
     UnreachableError,
 )
 from serverlessllm.sources.base import Interruptible, Piece, Sink, Source
-from serverlessllm.sources.origin import Origin, OriginReport, choose, paces
+from serverlessllm.sources.origin import MAX_FAILURES, Origin, OriginReport, choose, paces
 
 DEFAULT_WORKERS: Final = 8
 STEAL_GAIN: Final = 1.5
@@ -79,8 +79,10 @@ class Download:
         num_workers: int = DEFAULT_WORKERS,
         clock: Clock | None = None,
         jitter: random.Random | None = None,
+        max_failures: int = MAX_FAILURES,
     ) -> None:
-        """Pieces are asked for in the given order. The origins stay open, for their owner to close.
+        """Pieces are asked for in the given order. The origins stay open, for their owner to close. One that fails
+        `max_failures` times in a row is given up.
 
         Raises: ValueError without origins, or when several are to be mixed without digests to prove them equal.
         """
@@ -88,7 +90,9 @@ class Download:
             raise ValueError("a download needs an origin")
         if len(origins) > 1 and any(piece.digest is None for piece in pieces):
             raise ValueError("several origins may be mixed only when every piece has a digest")
-        self._origins = [Origin(source, jitter or random.Random()) for source in origins]
+        self._origins = [
+            Origin(source, jitter or random.Random(), max_failures=max_failures) for source in origins
+        ]
         self._pieces = iter(pieces)
         self._sink = sink
         self._clock = clock or SystemClock()
@@ -161,8 +165,9 @@ class Download:
         try:
             while (task := self._take()) is not None:
                 self._complete(task)
-            while (task := self._take_slow()) is not None:
-                self._help(task)
+            while (slow := self._take_slow()) is not None:
+                task, origin = slow
+                self._fetch(task, origin, bytearray(task.piece.nbytes))
         except Exception as error:  # a thread's end: `run` raises it
             self._give_up(error)
 
@@ -190,6 +195,8 @@ class Download:
             with self._changed:
                 self._done_bytes += task.piece.nbytes
         finally:
+            # An error's traceback would keep the sink's memory mapped.
+            view.release()
             with self._changed:
                 self._tasks.remove(task)
                 self._interrupt(task.helper_origin, task.helper_id)
@@ -228,16 +235,19 @@ class Download:
             return UnreachableError(text, source="agent")
         return ModelLoadError(text, source="agent")
 
-    def _fetch(self, task: _Task, origin: Origin, view: memoryview | bytearray) -> bool:
-        """Ask `origin` once, after `begin`; True when `view` holds the good bytes. Blames the origin otherwise."""
+    def _fetch(self, task: _Task, origin: Origin, target: memoryview | bytearray) -> bool:
+        """Ask `origin` once, after `begin`; True when `target` holds the good bytes. Blames the origin otherwise.
+
+        A bytearray is a helper's copy, which is offered to the worker that the piece belongs to.
+        """
         piece = task.piece
         began_s = self._clock.monotonic_s()
         failure: SllmError | None = None
         is_good = False
         try:
-            with memoryview(view) as target:
-                count = origin.source.read_into(piece.offset, target)
-            failure = self._flaw(piece, count, view)
+            with memoryview(target) as view:
+                count = origin.source.read_into(piece.offset, view)
+            failure = self._flaw(piece, count, target)
             is_good = failure is None
         except CapacityError:  # of the memory that is read into: no fault of the origin's
             raise
@@ -251,7 +261,22 @@ class Download:
                 elif failure is not None:
                     self._blame(task, origin, failure, began_s, now_s)
                 origin.end(piece.nbytes, now_s)
+                self._leave(task, origin, target if is_good and isinstance(target, bytearray) else None)
         return is_good
+
+    def _leave(self, task: _Task, origin: Origin, copy: bytearray | None) -> None:
+        """This thread reads no more; whoever interrupted it meant what is over. Under the lock."""
+        if task.worker_id == threading.get_ident():
+            task.origin = None
+        else:
+            task.helper_id = task.helper_origin = None
+            if copy is not None and task in self._tasks:
+                task.copy = copy
+                self._num_stolen += 1
+                self._interrupt(task.origin, task.worker_id)
+                self._changed.notify_all()
+        if isinstance(origin.source, Interruptible):
+            origin.source.allow(threading.get_ident())
 
     def _flaw(self, piece: Piece, count: int, view: memoryview | bytearray) -> SllmError | None:
         if count < piece.nbytes:
@@ -276,8 +301,8 @@ class Download:
             origin.quarantine(failure.message, sent_bad_piece=is_bad_piece)
         self._changed.notify_all()
 
-    def _take_slow(self) -> _Task | None:
-        """Wait for a piece that is better asked for a second time; None when all pieces are done."""
+    def _take_slow(self) -> tuple[_Task, Origin] | None:
+        """Wait for a piece that is better asked for a second time, and of whom; None when all pieces are done."""
         with self._changed:
             while self._tasks and not self._is_stopped:
                 now_s = self._clock.monotonic_s()
@@ -286,7 +311,7 @@ class Download:
                     if helper_origin is not None:
                         task.helper_id, task.helper_origin = threading.get_ident(), helper_origin
                         helper_origin.begin(task.piece.nbytes, now_s)
-                        return task
+                        return task, helper_origin
                 self._changed.wait(LOOK_AGAIN_S)
             return None
 
@@ -309,21 +334,6 @@ class Download:
         elif owner in able and asked_for_s > SAME_ORIGIN_PATIENCE_S + usual_s:
             return owner
         return None
-
-    def _help(self, task: _Task) -> None:
-        """Fetch a second copy of another worker's piece; if it is good and first, that worker is told."""
-        copy = bytearray(task.piece.nbytes)
-        origin = task.helper_origin
-        if origin is None:
-            return
-        is_good = self._fetch(task, origin, copy)
-        with self._changed:
-            task.helper_id = task.helper_origin = None
-            if is_good and task in self._tasks:
-                task.copy = copy
-                self._num_stolen += 1
-                self._interrupt(task.origin, task.worker_id)
-                self._changed.notify_all()
 
 
 class _BadPieceError(CorruptDataError):

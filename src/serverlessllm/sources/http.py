@@ -74,6 +74,7 @@ class HttpSource:
         self._lock = threading.Lock()
         self._place: _Place | None = None
         self._connections: dict[int, PinnedConnection] = {}
+        self._interrupted: set[int] = set()
 
     @property
     def size(self) -> int:
@@ -113,10 +114,16 @@ class HttpSource:
         return end - offset
 
     def interrupt(self, thread_id: int) -> None:
-        """Make the `read_into` that this thread is in fail soon with UnreachableError. Thread-safe."""
+        """See `Interruptible`."""
+        # First the mark, then the connection: the reading thread does the reverse, so one of both is seen.
+        self._interrupted.add(thread_id)
         connection = self._connections.get(thread_id)
         if connection is not None:
             connection.interrupt()
+
+    def allow(self, thread_id: int) -> None:
+        """See `Interruptible`."""
+        self._interrupted.discard(thread_id)
 
     def close(self) -> None:
         """Close the connections; no read may be in progress. Idempotent."""
@@ -218,6 +225,8 @@ class HttpSource:
             kept.close()
         fresh = PinnedConnection(target, self._access)
         self._connections[thread_id] = fresh
+        if thread_id in self._interrupted:
+            fresh.interrupt()
         return fresh
 
     def _drop(self, connection: PinnedConnection) -> None:

@@ -85,10 +85,15 @@ class PinnedConnection(http.client.HTTPConnection):
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.sock = self._secured(plain)
             self.sock.settimeout(self._access.stall_timeout_s)
+            self._check_not_interrupted()
         except OSError:
             plain.close()
             raise
         self.num_requests = 0
+
+    def _check_not_interrupted(self) -> None:
+        if self.is_interrupted:
+            raise ConnectionAbortedError("interrupted")
 
     def _secured(self, plain: socket.socket) -> socket.socket:
         if self.target.scheme == "http":
@@ -103,8 +108,7 @@ class PinnedConnection(http.client.HTTPConnection):
             "Accept-Encoding": "identity",
             **headers,
         }
-        if self.is_interrupted:
-            raise ConnectionAbortedError("interrupted")
+        self._check_not_interrupted()
         self.request("GET", self.target.path, headers=sent)
         self.num_requests += 1
         return self.getresponse()

@@ -46,8 +46,9 @@ class OriginReport:
 class Origin:
     """State of one source of a download."""
 
-    def __init__(self, source: Source, jitter: random.Random) -> None:
+    def __init__(self, source: Source, jitter: random.Random, *, max_failures: int = MAX_FAILURES) -> None:
         self.source = source
+        self._max_failures = max_failures
         self.closed: str | None = None
         self.is_corrupt = False
         self.is_exhausted = False
@@ -101,7 +102,7 @@ class Origin:
             return
         self._last_failure_s = now_s
         self._failures_in_row += 1
-        if self._failures_in_row >= MAX_FAILURES:
+        if self._failures_in_row >= self._max_failures:
             self.closed = f"{reason} ({self._failures_in_row} failures in a row)"
             self.is_exhausted = True
             return
