@@ -20,12 +20,13 @@ Buffer = bytes | bytearray | memoryview
 
 
 class WeightsWriter:
-    """Give it every tensor once, in order, then `finish`; `close` in any case."""
+    """Give it every tensor once, in order, whole or in parts, then `finish`; `close` in any case."""
 
     def __init__(self, directory: Path, arrangement: Arrangement) -> None:
         self._directory = directory
         self._arrangement = arrangement
         self._next_tensor = 0
+        self._written_bytes = 0  # of the tensor that is due
         self._shards: list[Shard] = []
         self._shard: PlannedShard | None = None
         self._shard_end = 0
@@ -36,17 +37,20 @@ class WeightsWriter:
         self._file_end = 0
 
     def write(self, name: str, data: Buffer) -> None:
-        """Append the next tensor. Raises CheckpointFormatError if it is not the one that is due."""
+        """Append the next tensor, or the next part of it.
+
+        Raises: CheckpointFormatError if it is not the one that is due, or longer than what it lacks.
+        """
         view = memoryview(data).cast("B")
         due = self._due()
-        if due != (name, len(view)):
+        if due is None or due[0] != name or len(view) > due[1]:
             raise CheckpointFormatError(f"expected tensor (name, bytes) {due}, got {(name, len(view))}")
-        entry = self._arrangement.tensors[self._next_tensor]
-        if self._shard is None or self._shard.id != entry.shard:
-            self._start_shard(self._arrangement.shards[len(self._shards) + (self._shard is not None)])
-        self._append(memoryview(bytes(entry.offset - self._shard_end)))
+        if self._written_bytes == 0:
+            self._start_tensor()
         self._append(view)
-        self._next_tensor += 1
+        self._written_bytes += len(view)
+        if self._written_bytes == self._arrangement.tensors[self._next_tensor].nbytes:
+            self._next_tensor, self._written_bytes = self._next_tensor + 1, 0
 
     def finish(self) -> tuple[Shard, ...]:
         """Make the files durable; returns the shards with their digests. Raises if tensors are missing."""
@@ -63,10 +67,18 @@ class WeightsWriter:
             self._fd = -1
 
     def _due(self) -> tuple[str, int] | None:
+        """The tensor whose bytes come next, and how many it lacks."""
         if self._next_tensor == len(self._arrangement.tensors):
             return None
         entry = self._arrangement.tensors[self._next_tensor]
-        return entry.name, entry.nbytes
+        return entry.name, entry.nbytes - self._written_bytes
+
+    def _start_tensor(self) -> None:
+        """Start its shard if it is the first there, and pad up to its place."""
+        entry = self._arrangement.tensors[self._next_tensor]
+        if self._shard is None or self._shard.id != entry.shard:
+            self._start_shard(self._arrangement.shards[len(self._shards) + (self._shard is not None)])
+        self._append(memoryview(bytes(entry.offset - self._shard_end)))
 
     def _start_shard(self, shard: PlannedShard) -> None:
         self._finish_shard()

@@ -71,7 +71,7 @@ class ArtifactWriter:
         self._weights = WeightsWriter(self._staging.path, arrangement)
 
     def write(self, name: str, data: Buffer) -> None:
-        """Append the next tensor of the arrangement."""
+        """Append the next tensor of the arrangement, or the next part of it."""
         if self._weights is None:
             raise CheckpointFormatError("write before begin: the layout is not fixed")
         with _disk_errors(self._parent):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Any checkpoint in, an artifact out: `convert`, and the same as a child process that prints JSON lines.
 
-Streams tensor by tensor; memory is bounded by the largest tensor in its source and its target dtype. Knows
-neither formats (`formats/`) nor places (`checkpoint/arrange.py`). The revision depends on contents alone: names,
-dtypes, shapes, bytes and files, not on the container, its path or the time.
+Streams in slices: memory is bounded by `SLICE_BYTES` in the source's and in the target's dtype, however large a
+tensor is. Knows neither formats (`formats/`) nor places (`checkpoint/arrange.py`). The revision depends on
+contents alone: names, dtypes, shapes, bytes and files, not on the container, its path or the time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -23,6 +23,7 @@ from blake3 import blake3
 
 from serverlessllm.checkpoint.arrange import Arrangement, TensorSpec, arrange
 from serverlessllm.checkpoint.reader import Artifact
+from serverlessllm.checkpoint.spec import DTYPE_BYTES
 from serverlessllm.checkpoint.strict_json import dumps_canonical
 from serverlessllm.checkpoint.writer import ArtifactWriter
 from serverlessllm.clock import Clock, SystemClock
@@ -32,6 +33,10 @@ from serverlessllm.ingest.formats.base import Source, SourceTensor
 from serverlessllm.ingest.formats.registry import open_source
 from serverlessllm.ingest.progress import ProgressMeter
 from serverlessllm.wire.ingest import ConvertFailure, ConvertProgress, ConvertReport
+
+SLICE_BYTES: Final = 8 << 20
+"""Of a tensor that are in memory at once; a multiple of every item size."""
+_MAX_GROWTH: Final = 2  # f16 or bf16 to f32
 
 TARGET_DTYPES: Final = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 _DTYPE_NAMES: Final = {short: name for name, short in TARGET_DTYPES.items()}
@@ -109,27 +114,36 @@ def _target_dtype(dtype: str, target: str | None) -> str:
 
 
 def _digest(source: Source, tensor: SourceTensor) -> str:
-    data = bytearray(tensor.nbytes)
-    source.read_into(tensor.name, memoryview(data))
-    return blake3(data).hexdigest()
+    hasher = blake3()
+    for data in _slices(source, tensor, memoryview(bytearray(SLICE_BYTES))):
+        hasher.update(data)
+    return hasher.hexdigest()
+
+
+def _slices(source: Source, tensor: SourceTensor, buffer: memoryview) -> Iterator[memoryview]:
+    """The tensor's bytes in order, in `buffer`; at least one slice, so that an empty tensor is written too."""
+    for offset in range(0, max(tensor.nbytes, 1), len(buffer)):
+        data = buffer[: min(len(buffer), tensor.nbytes - offset)]
+        source.read_into(tensor.name, data, offset)
+        yield data
 
 
 def _write_tensors(source: Source, plan: _Plan, writer: ArtifactWriter, meter: ProgressMeter) -> None:
-    """Read, hash, convert and write each tensor, through two buffers of the largest size."""
-    entries = plan.arrangement.tensors
-    given = memoryview(bytearray(max(tensor.nbytes for tensor in plan.sources.values())))
-    is_cast = any(plan.sources[entry.name].dtype != entry.dtype for entry in entries)
-    wanted = memoryview(bytearray(max(entry.nbytes for entry in entries) if is_cast else 0))
-    for entry in entries:
+    """Read, hash, convert and write each tensor, slice by slice, through two buffers."""
+    given = memoryview(bytearray(SLICE_BYTES))
+    wanted = memoryview(bytearray(SLICE_BYTES * _MAX_GROWTH))
+    for entry in plan.arrangement.tensors:
         tensor = plan.sources[entry.name]
-        data = given[: tensor.nbytes]
-        source.read_into(entry.name, data)
-        plan.digests[entry.name] = blake3(data).hexdigest()
-        if tensor.dtype != entry.dtype:
-            cast_into(data, tensor.dtype, wanted[: entry.nbytes], entry.dtype, entry.name)
-            data = wanted[: entry.nbytes]
-        writer.write(entry.name, data)
-        meter.advance(entry.nbytes)
+        hasher = blake3()
+        for data in _slices(source, tensor, given):
+            hasher.update(data)
+            if tensor.dtype != entry.dtype:
+                size = len(data) // DTYPE_BYTES[tensor.dtype] * DTYPE_BYTES[entry.dtype]
+                cast_into(data, tensor.dtype, wanted[:size], entry.dtype, entry.name)
+                data = wanted[:size]
+            writer.write(entry.name, data)
+            meter.advance(len(data))
+        plan.digests[entry.name] = hasher.hexdigest()
 
 
 def _files(source: Source, target: str | None) -> dict[str, bytes]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from serverlessllm.checkpoint.reader import Artifact
 from serverlessllm.checkpoint.verify import verify
 from serverlessllm.ingest.formats.base import SourceTensor
+from serverlessllm.ingest.formats.file_range import read_range
 
 
 class ArtifactSource:
@@ -37,6 +38,9 @@ class ArtifactSource:
         """All tensors, in file order."""
         return [SourceTensor(entry.name, entry.dtype, entry.shape) for entry in self._artifact.index.tensors]
 
-    def read_into(self, name: str, view: memoryview) -> None:
-        """Copy the tensor's bytes."""
-        view[:] = self._artifact.tensor(name)
+    def read_into(self, name: str, view: memoryview, offset: int = 0) -> None:
+        """Read the tensor's bytes."""
+        entry = self._artifact.index.tensor(name)
+        raw = self._artifact.index.shard(entry.shard).raw
+        start = raw.offset + entry.offset + offset
+        read_range(self._artifact.directory / raw.file, start, view, name)

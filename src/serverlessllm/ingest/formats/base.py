@@ -31,9 +31,11 @@ class TensorReader(Protocol):
     def tensors(self) -> list[SourceTensor]:
         """All tensors, each once."""
 
-    def read_into(self, name: str, view: memoryview) -> None:
-        """Fill `view` (exactly the tensor's nbytes) with little-endian, row-major bytes.
+    def read_into(self, name: str, view: memoryview, offset: int = 0) -> None:
+        """Fill `view` with the tensor's little-endian, row-major bytes from `offset` on.
 
+        `offset` and the view's size are multiples of the item size, and lie within the tensor. Reads, never
+        maps, and takes memory for the view's part only: a tensor may be larger than the machine's memory.
         Raises: CorruptDataError if the source ends early.
         """
 

@@ -16,14 +16,15 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from serverlessllm.checkpoint.spec import DTYPE_BYTES
 from serverlessllm.errors import CheckpointFormatError, UnsupportedCheckpointError
 from serverlessllm.ingest.formats.base import SourceTensor
 from serverlessllm.ingest.formats.gguf_config import GgufMetadata, build_config, build_generation_config
 from serverlessllm.ingest.formats.gguf_header import GgufFile, GgufTensor, parse_gguf
+from serverlessllm.ingest.formats.gguf_rows import PermutedRows, Rows
 from serverlessllm.ingest.formats.gguf_tokenizer import build_tokenizer_files
 
 ROPE_FACTORS: Final = "rope_freqs.weight"
-_BLOCK_ITEMS: Final = 4 << 20
 _TOP: Final = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
@@ -88,7 +89,7 @@ class GgufSource:
             vocab_size=embed.shape[0],
             has_bias="model.layers.0.self_attn.q_proj.bias" in self._by_name,
             is_tied="lm_head.weight" not in self._by_name,
-            rope_factors=None if factors is None else self._dequantised(factors).ravel().tolist(),
+            rope_factors=None if factors is None else self._all_values(factors),
         )
 
     def files(self) -> dict[str, bytes]:
@@ -103,28 +104,27 @@ class GgufSource:
         """All tensors; quantised ones as f32."""
         return [SourceTensor(name, _dtype(t), t.shape) for name, t in self._by_name.items()]
 
-    def read_into(self, name: str, view: memoryview) -> None:
-        """Dequantise in blocks of rows, straight into `view`; llama's q and k rows get their order back."""
+    def read_into(self, name: str, view: memoryview, offset: int = 0) -> None:
+        """Read and dequantise the part; llama's q and k rows get their order back."""
         tensor = self._by_name[name]
         rows = self._rows(tensor)
-        if tensor.type in _PLAIN:
-            np.frombuffer(view, np.uint8)[:] = rows.reshape(-1)
-        else:
-            target = np.frombuffer(view, np.float32).reshape(len(rows), -1)
-            step = max(1, _BLOCK_ITEMS // target.shape[1])
-            for start in range(0, len(rows), step):
-                target[start : start + step] = _dequantise(rows[start : start + step], tensor)
-        if num_heads := self._num_permuted_heads(tensor.name):
-            _unpermute(view, tensor, num_heads)
+        row_bytes = rows.num_items * DTYPE_BYTES[_dtype(tensor)]
+        start, end = offset // row_bytes, -(-(offset + len(view)) // row_bytes)
+        stored = rows.read(start, end)
+        values = stored if tensor.type in _PLAIN else _dequantised(stored, tensor).view(np.uint8)
+        skipped = offset - start * row_bytes
+        np.frombuffer(view, np.uint8)[:] = values.reshape(-1)[skipped : skipped + len(view)]
 
-    def _rows(self, tensor: GgufTensor) -> npt.NDArray[np.uint8]:
-        """The stored bytes, (rows, bytes per row) uint8; a view of the mapping."""
-        stored = np.frombuffer(self._file.data, np.uint8, tensor.nbytes, tensor.offset)
-        num_rows = int(np.prod(tensor.shape[:-1], dtype=np.int64))
-        return stored.reshape(num_rows, -1)
+    def _rows(self, tensor: GgufTensor) -> Rows:
+        num_heads = self._num_permuted_heads(tensor.name)
+        return (
+            PermutedRows(self._file.path, tensor, num_heads) if num_heads else Rows(self._file.path, tensor)
+        )
 
-    def _dequantised(self, tensor: GgufTensor) -> npt.NDArray[np.float32]:
-        return _dequantise(self._rows(tensor), tensor)
+    def _all_values(self, tensor: GgufTensor) -> list[float]:
+        rows = Rows(self._file.path, tensor)
+        values: list[float] = _dequantised(rows.read(0, rows.num_rows), tensor).ravel().tolist()
+        return values
 
     def _default_dtype(self) -> str | None:
         nbytes: dict[str, int] = {}
@@ -149,23 +149,13 @@ def _dtype(tensor: GgufTensor) -> str:
     return _PLAIN.get(gguf.GGMLQuantizationType(tensor.type), "f32")
 
 
-def _dequantise(rows: npt.NDArray[np.uint8], tensor: GgufTensor) -> npt.NDArray[np.float32]:
+def _dequantised(rows: npt.NDArray[np.uint8], tensor: GgufTensor) -> npt.NDArray[np.float32]:
+    """Rows of whole blocks as float32."""
     try:
         values = gguf.dequantize(rows, gguf.GGMLQuantizationType(tensor.type))
     except NotImplementedError as error:
         raise UnsupportedCheckpointError(f"tensor {tensor.name!r}: {error}", param=tensor.name) from error
-    return np.asarray(values, np.float32)
-
-
-def _unpermute(view: memoryview, tensor: GgufTensor, num_heads: int) -> None:
-    """Rows of each head: (pair, half) back to (half, pair). Source: llama.cpp's `LlamaModel.permute`."""
-    if tensor.shape[0] % (2 * num_heads):
-        raise CheckpointFormatError(
-            f"tensor {tensor.name!r}: {tensor.shape[0]} rows for {num_heads} heads", param=tensor.name
-        )
-    pairs = tensor.shape[0] // num_heads // 2
-    rows = np.frombuffer(view, np.uint8).reshape(num_heads, pairs, 2, -1)
-    rows.reshape(num_heads, 2, pairs, -1)[:] = rows.swapaxes(1, 2).copy()
+    return np.ascontiguousarray(values, np.float32)
 
 
 def _hf_name(name: str) -> str:

@@ -9,11 +9,10 @@ believes counts and lengths, so that a few hostile bytes make it allocate withou
 from __future__ import annotations
 
 import math
-import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import gguf
 
@@ -45,25 +44,25 @@ class GgufTensor:
 
 @dataclass(frozen=True, slots=True)
 class GgufFile:
-    """A parsed file; `data` is its mapping."""
+    """A parsed header."""
 
     path: Path
     metadata: dict[str, object]
     tensors: dict[str, GgufTensor]
-    data: memoryview
 
 
 def parse_gguf(path: Path) -> GgufFile:
-    """Map the file and read its header.
+    """Read the header.
 
     Raises: CheckpointFormatError naming what is wrong; UnsupportedCheckpointError for another version, byte
     order or tensor type.
     """
     with path.open("rb") as file:
-        if path.stat().st_size < len(MAGIC):
-            raise CheckpointFormatError(f"{path}: too short for a GGUF file", param=path.name)
-        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    cursor = _Cursor(data, path)
+        return _parse(_Cursor(file, path))
+
+
+def _parse(cursor: _Cursor) -> GgufFile:
+    path = cursor.path
     if cursor.take(4) != MAGIC:
         raise CheckpointFormatError(f"{path}: no GGUF magic", param=path.name)
     version = cursor.scalar("I")
@@ -75,15 +74,16 @@ def parse_gguf(path: Path) -> GgufFile:
     num_tensors = cursor.count("Q", MAX_NUM_TENSORS, "GGUF.tensor_count")
     num_keys = cursor.count("Q", _MAX_KEYS, "GGUF.kv_count")
     metadata = _read_metadata(cursor, num_keys)
-    return GgufFile(path, metadata, _read_tensors(cursor, num_tensors, metadata), data)
+    return GgufFile(path, metadata, _read_tensors(cursor, num_tensors, metadata))
 
 
 class _Cursor:
     """Bounds-checked reading, front to back."""
 
-    def __init__(self, data: memoryview, path: Path) -> None:
-        self.data = data
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file = file
         self.path = path
+        self.size = path.stat().st_size
         self.position = 0
 
     def fail(self, problem: str, param: str | None = None) -> CheckpointFormatError:
@@ -91,9 +91,9 @@ class _Cursor:
 
     def take(self, nbytes: int) -> bytes:
         end = self.position + nbytes
-        if end > len(self.data):
-            raise self.fail(f"truncated: wants {nbytes} bytes at {self.position} of {len(self.data)}")
-        taken = bytes(self.data[self.position : end])
+        taken = self._file.read(nbytes) if end <= self.size else b""
+        if len(taken) != nbytes:
+            raise self.fail(f"truncated: wants {nbytes} bytes at {self.position} of {self.size}")
         self.position = end
         return taken
 
@@ -125,9 +125,9 @@ class _Cursor:
         item_kind = self.scalar("I")
         if item_kind in _SCALARS:
             size = struct.calcsize(f"<{_SCALARS[item_kind]}")
-            num = self.count("Q", len(self.data) // size, key)
+            num = self.count("Q", self.size // size, key)
             return list(struct.unpack(f"<{num}{_SCALARS[item_kind]}", self.take(num * size)))
-        num = self.count("Q", len(self.data) // 8, key)
+        num = self.count("Q", self.size // 8, key)
         return [self.value(item_kind, key, depth + 1) for _ in range(num)]
 
 
@@ -159,9 +159,9 @@ def _read_tensors(cursor: _Cursor, num_tensors: int, metadata: dict[str, object]
         if offset % alignment:
             raise cursor.fail(f"tensor {name!r}: offset {offset} is not a multiple of {alignment}", name)
         nbytes = _tensor_nbytes(cursor, name, shape, kind)
-        if start + offset + nbytes > len(cursor.data):
+        if start + offset + nbytes > cursor.size:
             raise cursor.fail(
-                f"truncated: tensor {name!r} ends at {start + offset + nbytes} of {len(cursor.data)}", name
+                f"truncated: tensor {name!r} ends at {start + offset + nbytes} of {cursor.size}", name
             )
         found[name] = GgufTensor(name, kind, shape, start + offset, nbytes)
     return found

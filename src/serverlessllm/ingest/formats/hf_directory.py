@@ -66,9 +66,9 @@ class HfDirectorySource:
         """Of all weights files."""
         return self._tensors
 
-    def read_into(self, name: str, view: memoryview) -> None:
+    def read_into(self, name: str, view: memoryview, offset: int = 0) -> None:
         """From the file that holds it."""
-        self._reader_of[name].read_into(name, view)
+        self._reader_of[name].read_into(name, view, offset)
 
     def _read_file(self, name: str) -> bytes:
         path = self._directory / name

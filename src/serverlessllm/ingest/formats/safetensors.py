@@ -9,15 +9,15 @@ that nothing is mapped or copied twice.
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from serverlessllm.checkpoint import spec
 from serverlessllm.checkpoint.strict_json import Fields, check_integer, check_text, loads_strict
-from serverlessllm.errors import CheckpointFormatError, CorruptDataError, UnsupportedCheckpointError
+from serverlessllm.errors import CheckpointFormatError, UnsupportedCheckpointError
 from serverlessllm.ingest.formats.base import SourceTensor
+from serverlessllm.ingest.formats.file_range import read_range
 
 _LENGTH_BYTES: Final = 8
 _MAX_HEADER_BYTES: Final = 100_000_000
@@ -60,15 +60,9 @@ class SafetensorsFile:
         """In file order."""
         return [found.tensor for found in self._ranges.values()]
 
-    def read_into(self, name: str, view: memoryview) -> None:
+    def read_into(self, name: str, view: memoryview, offset: int = 0) -> None:
         """Raises CorruptDataError if the file was cut meanwhile."""
-        with self._path.open("rb", buffering=0) as file:
-            offset = self._ranges[name].start
-            while view:
-                num_read = os.preadv(file.fileno(), [view], offset)
-                if num_read == 0:
-                    raise CorruptDataError(f"{self._path}: ends inside tensor {name!r}", param=name)
-                view, offset = view[num_read:], offset + num_read
+        read_range(self._path, self._ranges[name].start + offset, view, name)
 
 
 def _read_header(path: Path) -> tuple[object, int]:
