@@ -150,7 +150,16 @@ class IngestConfig:
 
     host: str = setting("127.0.0.1", "Address the ingest service listens on.")
     port: int = setting(0, "Port the ingest service listens on; 0 picks a free one.", low=0, high=65535)
-    max_jobs: int = setting(1, "Conversions at once.", low=1)
+    max_jobs: int = setting(1, "Jobs (fetch, convert, publish) at once.", low=1)
+    publish: str = setting(
+        "", "s3://bucket/prefix under which every artifact is also stored, as <revision>/; empty: nowhere."
+    )
+    allow_private_urls: bool = setting(
+        False, "Fetch from private and loopback addresses too; never from link-local and metadata services."
+    )
+    keep_fetched_s: float = setting(
+        86400.0, "How long what an unfinished fetch has brought is kept for the next try.", low=0.0
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import pytest
 from serverlessllm.checkpoint.reader import Artifact
 from serverlessllm.checkpoint.staging import PREFIX
 from serverlessllm.ingest.convert import convert
-from serverlessllm.wire.ingest import ConvertFailure, ConvertProgress, ConvertReport, decode_convert_line
+from serverlessllm.wire.ingest import ConvertReport, Failure, Progress, decode_child_line
 from support.tiny_checkpoints import write_hf_directory, write_slow_hf_directory
 
 
@@ -24,14 +24,14 @@ def _start(source: Path, out: Path, *options: str) -> subprocess.Popen[bytes]:
 
 def _wait_for_progress(child: subprocess.Popen[bytes]) -> None:
     assert child.stdout is not None
-    assert isinstance(decode_convert_line(child.stdout.readline()), ConvertProgress)
+    assert isinstance(decode_child_line(child.stdout.readline()), Progress)
 
 
 def test_lines_end_with_the_published_revision(tmp_path: Path) -> None:
     with _start(write_hf_directory(tmp_path / "hf"), tmp_path / "out", "--dtype", "bfloat16") as child:
         lines, _ = child.communicate(timeout=60)
-    *progress, last = [decode_convert_line(line) for line in lines.splitlines()]
-    assert progress and all(isinstance(line, ConvertProgress) for line in progress)
+    *progress, last = [decode_child_line(line) for line in lines.splitlines()]
+    assert progress and all(isinstance(line, Progress) for line in progress)
     assert isinstance(last, ConvertReport)
     assert child.returncode == 0
     assert Artifact.open(Path(last.directory)).revision == last.revision
@@ -40,8 +40,8 @@ def test_lines_end_with_the_published_revision(tmp_path: Path) -> None:
 def test_failure_is_one_error_line_and_exit_1(tmp_path: Path) -> None:
     with _start(tmp_path / "absent", tmp_path / "out") as child:
         lines, errors = child.communicate(timeout=60)
-    (last,) = [decode_convert_line(line) for line in lines.splitlines()]
-    assert isinstance(last, ConvertFailure)
+    (last,) = [decode_child_line(line) for line in lines.splitlines()]
+    assert isinstance(last, Failure)
     assert (child.returncode, last.error["code"], last.error["param"]) == (1, "not_found", "source")
     assert errors == b""
 

@@ -19,7 +19,7 @@ import pytest
 
 from serverlessllm.checkpoint.reader import Artifact
 from serverlessllm.checkpoint.verify import verify
-from serverlessllm.wire.ingest import ConvertReport, decode_convert_line
+from serverlessllm.wire.ingest import ConvertReport, decode_child_line
 from support.tiny_checkpoints import CONFIG
 
 MIB = 1 << 20
@@ -65,7 +65,7 @@ def _run_limited(*arguments: str) -> subprocess.CompletedProcess[bytes]:
 
 def _convert_limited(source: Path, out: Path, dtype: str) -> Artifact:
     run = _run_limited("-m", "serverlessllm.ingest.convert", str(source), str(out), "--dtype", dtype)
-    report = decode_convert_line(run.stdout.splitlines()[-1])
+    report = decode_child_line(run.stdout.splitlines()[-1])
     assert isinstance(report, ConvertReport), (report, run.stderr)
     return Artifact.open(Path(report.directory), expect_revision=report.revision)
 

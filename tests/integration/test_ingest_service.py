@@ -4,16 +4,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from serverlessllm.checkpoint.reader import Artifact
 from serverlessllm.config import IngestConfig
+from serverlessllm.ingest.gate import Gate
 from serverlessllm.ingest.service import create_app
+from serverlessllm.ingest.workplace import Workplace
 from serverlessllm.wire.ingest import SECRET_HEADER
 from support.tiny_checkpoints import write_hf_directory, write_slow_hf_directory
 
@@ -21,9 +25,14 @@ SECRET = "s3cret"
 Client = TestClient[Any, Any]
 
 
+def service(data_path: Path, **settings: Any) -> web.Application:
+    config = IngestConfig(allow_private_urls=True, **settings)
+    return create_app(Workplace(data_path, config), Gate(SECRET))
+
+
 @pytest.fixture
 async def client(tmp_path: Path) -> AsyncIterator[Client]:
-    app = create_app(IngestConfig(), tmp_path / "artifacts", SECRET)
+    app = service(tmp_path)
     async with TestClient(TestServer(app), headers={SECRET_HEADER: SECRET}) as client:
         yield client
 
@@ -74,7 +83,7 @@ async def test_equal_unfinished_requests_share_a_job_and_others_queue(client: Cl
 
 
 async def test_shutdown_ends_the_child_and_leaves_nothing(tmp_path: Path) -> None:
-    app = create_app(IngestConfig(), tmp_path / "artifacts", SECRET)
+    app = service(tmp_path)
     source = write_slow_hf_directory(tmp_path / "hf")
     async with TestClient(TestServer(app), headers={SECRET_HEADER: SECRET}) as client:
         job = await (await client.post("/ingest", json={"source": str(source)})).json()
@@ -87,6 +96,70 @@ async def test_shutdown_ends_the_child_and_leaves_nothing(tmp_path: Path) -> Non
     assert children
     assert not _children() & children
     assert list((tmp_path / "artifacts").iterdir()) == []
+
+
+async def _events(client: Client, job_id: str) -> list[dict[str, Any]]:
+    """Every event of the job's stream, which must end with `[DONE]`."""
+    answer = await client.get(f"/jobs/{job_id}/events")
+    assert answer.headers["content-type"] == "text/event-stream"
+    lines = (await answer.text()).split("\n")
+    data = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
+    assert data.pop() == "[DONE]"
+    return [json.loads(item) for item in data]
+
+
+async def test_events_tell_progress_until_the_job_is_done(client: Client, tmp_path: Path) -> None:
+    source = write_slow_hf_directory(tmp_path / "hf", num_tensors=16)
+    job = await (await client.post("/ingest", json={"source": str(source)})).json()
+    events = await _events(client, job["id"])
+    done = [event["done_bytes"] for event in events]
+    assert done == sorted(done) and len(set(done)) > 2
+    assert {"convert"} == {event["phase"] for event in events[:-1] if event["bytes_per_s"]}
+    assert events[-1]["state"] == "done" and events[-1]["nbytes"] >= events[-1]["total_bytes"]
+    assert len(await _events(client, job["id"])) == 1  # of a finished job
+
+
+async def test_cancelled_job_ends_its_child_and_may_be_asked_for_again(
+    client: Client, tmp_path: Path
+) -> None:
+    source = {"source": str(write_slow_hf_directory(tmp_path / "hf"))}
+    job = await (await client.post("/ingest", json=source)).json()
+    await _wait_for(client, job["id"], "running")
+    stream = asyncio.create_task(_events(client, job["id"]))
+    cancelled = await (await client.delete(f"/jobs/{job['id']}")).json()
+    assert cancelled["state"] == "cancelled" == (await stream)[-1]["state"]
+    assert not _children()
+    assert list((tmp_path / "artifacts").iterdir()) == []
+    again = await (await client.post("/ingest", json=source)).json()
+    assert again["id"] != job["id"]
+    await client.delete(f"/jobs/{again['id']}")
+
+
+async def test_finished_job_is_not_cancelled(client: Client, tmp_path: Path) -> None:
+    source = write_hf_directory(tmp_path / "hf")
+    job = await (await client.post("/convert", json={"source": str(source)})).json()
+    await _wait_for(client, job["id"], "done")
+    assert (await (await client.delete(f"/jobs/{job['id']}")).json())["state"] == "done"
+
+
+async def test_stopped_service_takes_its_jobs_up_again(tmp_path: Path) -> None:
+    source = {"source": str(write_slow_hf_directory(tmp_path / "hf", num_tensors=24))}
+    async with TestClient(TestServer(service(tmp_path)), headers={SECRET_HEADER: SECRET}) as client:
+        running = await (await client.post("/ingest", json=source)).json()
+        waiting = await (await client.post("/ingest", json={**source, "dtype": "float16"})).json()
+        await _wait_for(client, running["id"], "running")
+    async with TestClient(TestServer(service(tmp_path)), headers={SECRET_HEADER: SECRET}) as client:
+        for job in (running, waiting):
+            assert (await _wait_for(client, job["id"], "done", "failed"))["state"] == "done"
+        ended = await (await client.get(f"/jobs/{running['id']}")).json()
+    async with TestClient(TestServer(service(tmp_path)), headers={SECRET_HEADER: SECRET}) as client:
+        assert await (await client.get(f"/jobs/{running['id']}")).json() == ended
+
+
+async def test_convert_takes_local_paths_alone(client: Client) -> None:
+    answer = await client.post("/convert", json={"source": "hf://org/name"})
+    assert answer.status == 400
+    assert (await answer.json())["error"]["param"] == "source"
 
 
 @pytest.mark.parametrize(

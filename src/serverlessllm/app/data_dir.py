@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from serverlessllm.errors import ConfigError, ConflictError
@@ -55,17 +56,26 @@ class DataDir:
         os.pwrite(self._lock_fd, str(os.getpid()).encode(), 0)
 
     def secret(self) -> str:
-        """The cluster secret: made at first use, kept in a file that only its owner can read."""
-        path = self.path / "secret"
-        try:
-            return path.read_text().strip()
-        except FileNotFoundError:
-            secret = secrets.token_urlsafe(32)
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(fd, "w") as file:
-                file.write(secret)
-            return secret
+        """The cluster secret."""
+        return cluster_secret(self.path)
 
     def close(self) -> None:
         """Give the directory back."""
         os.close(self._lock_fd)
+
+
+def cluster_secret(data_path: Path) -> str:
+    """The secret that processes of one data directory share: made at first use, readable by its owner alone."""
+    path = data_path / "secret"
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        part = data_path / f"secret.{os.getpid()}"
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(fd, "w") as file:
+            file.write(secrets.token_urlsafe(32))
+        # Of two processes that start together the first one's secret stays: link refuses to replace.
+        with suppress(FileExistsError):
+            path.hardlink_to(part)
+        part.unlink()
+        return path.read_text().strip()

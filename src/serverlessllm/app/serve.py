@@ -22,7 +22,9 @@ from serverlessllm.app.data_dir import DataDir
 from serverlessllm.app.http_server import HttpServer, listen, start_http
 from serverlessllm.clock import SystemClock
 from serverlessllm.config import Config
+from serverlessllm.ingest.gate import Gate
 from serverlessllm.ingest.service import create_app as create_ingest_app
+from serverlessllm.ingest.workplace import Workplace
 from serverlessllm.metadata.sqlite import SqliteStore
 from serverlessllm.orchestrator.api import create_app as create_orchestrator_app
 from serverlessllm.orchestrator.orchestrator import Orchestrator
@@ -49,7 +51,7 @@ async def start_all(config: Config, data_dir: DataDir, stack: AsyncExitStack) ->
     store = await SqliteStore.open(data_dir.metadata)
     stack.push_async_callback(store.close)
 
-    ingest_app = create_ingest_app(config.ingest, data_dir.artifacts, secret)
+    ingest_app = create_ingest_app(Workplace(data_dir.path, config.ingest), Gate(secret))
     ingest = await start_http(ingest_app, listen(config.ingest.host, config.ingest.port, key="ingest.port"))
     stack.push_async_callback(ingest.stop)
 

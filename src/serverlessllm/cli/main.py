@@ -21,6 +21,7 @@ from serverlessllm.errors import AuthenticationError, PermissionDeniedError, Sll
 
 COMMANDS: Final = {
     "serve": "serve:serve",
+    "ingest": "ingest:ingest",
     "model": "model:model",
     "stop": "stop:stop",
     "chat": "chat:chat",

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import click
@@ -23,13 +23,13 @@ SHORT: Final = {
 class SettingOption(click.Option):
     """A flag of one setting; its value stays text until `config.load` checks it."""
 
-    def __init__(self, key: str, spec: dataclasses.Field[Any], default: object) -> None:
+    def __init__(self, key: str, spec: dataclasses.Field[Any], default: object, *, short: str = "") -> None:
         self.key = key
-        self.section = key.partition(".")[0] if "." in key else ""
+        self.section = _section(key)
         is_switch = isinstance(default, bool)
         choices = spec.metadata["choices"]
         super().__init__(
-            list(_flags(key, is_switch)),
+            list(_flags(key, is_switch, short)),
             help=f"{spec.metadata['help']} [{setting_text(default, key)}]",
             type=click.Choice(choices) if choices else None,
             metavar=None if is_switch or choices else _metavar(key, default),
@@ -37,15 +37,25 @@ class SettingOption(click.Option):
         )
 
 
-def setting_options() -> list[click.Option]:
-    """One option per setting, in the order of `config.example.yaml`."""
-    return [SettingOption(*setting) for setting in config.settings()]
+def setting_options(*sections: str, short: Mapping[str, str] = SHORT) -> list[click.Option]:
+    """One option per setting, in the order of `config.example.yaml`; `sections` alone if any are named.
+
+    Settings without a section are for every process.
+    """
+    chosen = (
+        setting for setting in config.settings() if not sections or _section(setting[0]) in ("", *sections)
+    )
+    return [SettingOption(*setting, short=short.get(setting[0], "")) for setting in chosen]
 
 
-def _flags(key: str, is_switch: bool) -> Iterator[str]:
+def _section(key: str) -> str:
+    return key.partition(".")[0] if "." in key else ""
+
+
+def _flags(key: str, is_switch: bool, short: str) -> Iterator[str]:
     """The Python name, then every spelling: `--arena-budget-bytes`, `--arena.budget-bytes`, a short one."""
     dashed = key.replace("_", "-")
-    spellings = dict.fromkeys([SHORT.get(key, ""), f"--{dashed.replace('.', '-')}", f"--{dashed}"])
+    spellings = dict.fromkeys([short, f"--{dashed.replace('.', '-')}", f"--{dashed}"])
     yield parameter_name(key)
     for flag in filter(None, spellings):
         yield f"{flag}/--no-{flag[2:]}" if is_switch else flag

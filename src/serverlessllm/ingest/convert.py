@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Final, NoReturn
+from typing import Final
 
-import msgspec
 from blake3 import blake3
 
 from serverlessllm.checkpoint.arrange import Arrangement, TensorSpec, arrange
@@ -27,12 +24,13 @@ from serverlessllm.checkpoint.spec import DTYPE_BYTES
 from serverlessllm.checkpoint.strict_json import dumps_canonical
 from serverlessllm.checkpoint.writer import ArtifactWriter
 from serverlessllm.clock import Clock, SystemClock
-from serverlessllm.errors import InvalidRequestError, SllmError
+from serverlessllm.errors import InvalidRequestError
 from serverlessllm.ingest.cast import FLOATS, cast_into
+from serverlessllm.ingest.child_lines import print_line, run_printing
 from serverlessllm.ingest.formats.base import Source, SourceTensor
 from serverlessllm.ingest.formats.registry import open_source
 from serverlessllm.ingest.progress import ProgressMeter
-from serverlessllm.wire.ingest import ConvertFailure, ConvertProgress, ConvertReport
+from serverlessllm.wire.ingest import ConvertReport, Progress
 
 SLICE_BYTES: Final = 8 << 20
 """Of a tensor that are in memory at once; a multiple of every item size."""
@@ -59,7 +57,7 @@ def convert(
     out_dir: Path,
     *,
     dtype: str | None = None,
-    on_progress: Callable[[ConvertProgress], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
     clock: Clock | None = None,
 ) -> ConvertReport:
     """Convert the checkpoint at `source` to `out_dir/<revision>`; nothing else appears in `out_dir`.
@@ -185,38 +183,15 @@ def _report(artifact: Artifact, seconds: float) -> ConvertReport:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The child process: JSON lines on stdout, exit 0 done, 1 failed, 130 or 143 interrupted, 141 nobody listens.
-
-    A parent that dies closes our stdout; the next line fails, and the unfinished artifact is removed.
-    """
+    """The child process: JSON lines on stdout; exit codes as `run_printing`."""
     parser = argparse.ArgumentParser(prog="python -m serverlessllm.ingest.convert")
     parser.add_argument("source", type=Path)
     parser.add_argument("out_dir", type=Path)
     parser.add_argument("--dtype", choices=tuple(TARGET_DTYPES))
     options = parser.parse_args(arguments)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
-    try:
-        _print_line(convert(options.source, options.out_dir, dtype=options.dtype, on_progress=_print_line))
-    except SllmError as error:
-        _print_line(ConvertFailure(error.as_openai()["error"]))
-        return 1
-    except BrokenPipeError:
-        return 141
-    except OSError as error:
-        _print_line(ConvertFailure(SllmError(str(error), source="ingest").as_openai()["error"]))
-        return 1
-    return 0
-
-
-def _print_line(message: ConvertProgress | ConvertReport | ConvertFailure) -> None:
-    sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
-    sys.stdout.buffer.flush()
-
-
-def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
-    """Unwind, so that the writer removes what is unfinished."""
-    raise SystemExit(128 + number)
+    return run_printing(
+        lambda: convert(options.source, options.out_dir, dtype=options.dtype, on_progress=print_line)
+    )
 
 
 if __name__ == "__main__":

@@ -1,43 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a conversion is, told at most ten times a second. Knows no output."""
+"""How far a phase of a job is, told at most ten times a second. Knows no output."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Final
 
 from serverlessllm.clock import Clock
-from serverlessllm.wire.ingest import ConvertProgress
+from serverlessllm.wire.ingest import JobPhase, Progress
 
 _INTERVAL_S: Final = 0.1
 
 
 class ProgressMeter:
-    """Counts bytes; the first and the last report are never left out."""
+    """Counts bytes; the first and the last report are never left out. For one thread at a time."""
 
     def __init__(
-        self, total_bytes: int, on_progress: Callable[[ConvertProgress], None] | None, clock: Clock
+        self,
+        total_bytes: int,
+        on_progress: Callable[[Progress], None] | None,
+        clock: Clock,
+        *,
+        phase: JobPhase = "convert",
+        kept_bytes: int = 0,
     ) -> None:
+        """`kept_bytes` were done by an earlier run: they count as done, not as speed."""
         self._total_bytes = total_bytes
         self._on_progress = on_progress
         self._clock = clock
+        self._phase = phase
+        self._kept_bytes = kept_bytes
         self._started_s = clock.monotonic_s()
-        self._reported_s = self._started_s - _INTERVAL_S
-        self._done_bytes = 0
+        self._reported_s = -math.inf
+        self._done_bytes = kept_bytes
 
     def advance(self, nbytes: int) -> None:
-        """`nbytes` more are written."""
+        """`nbytes` more are done."""
         self._done_bytes += nbytes
         now_s = self._clock.monotonic_s()
         is_last = self._done_bytes >= self._total_bytes
         if self._on_progress is None or (now_s - self._reported_s < _INTERVAL_S and not is_last):
             return
         self._reported_s = now_s
-        self._on_progress(ConvertProgress(self._done_bytes, self._total_bytes, self._eta_s(now_s)))
-
-    def _eta_s(self, now_s: float) -> float | None:
-        """At the mean rate so far; None before anything was written."""
-        if not self._done_bytes:
-            return None
+        rate = self._bytes_per_s(now_s)
         left_bytes = self._total_bytes - self._done_bytes
-        return round((now_s - self._started_s) * left_bytes / self._done_bytes, 3)
+        eta_s = round(left_bytes / rate, 3) if rate else (None if left_bytes else 0.0)
+        self._on_progress(Progress(self._done_bytes, self._total_bytes, eta_s, self._phase, round(rate, 1)))
+
+    def _bytes_per_s(self, now_s: float) -> float:
+        """The mean rate so far; 0 while it is not known."""
+        elapsed_s = now_s - self._started_s
+        return (self._done_bytes - self._kept_bytes) / elapsed_s if elapsed_s > 0 else 0.0

@@ -15,7 +15,7 @@ from serverlessllm.checkpoint.verify import verify
 from serverlessllm.errors import CorruptDataError, InvalidRequestError, UnsupportedCheckpointError
 from serverlessllm.ingest.convert import convert
 from serverlessllm.ingest.formats.gguf import GgufSource
-from serverlessllm.wire.ingest import ConvertProgress
+from serverlessllm.wire.ingest import Progress
 from support.tiny_checkpoints import (
     tiny_tensors,
     write_hf_directory,
@@ -126,7 +126,7 @@ def test_architecture_digest_ignores_weights_and_sees_shapes(tmp_path: Path) -> 
 
 
 def test_progress_ends_at_the_total(tmp_path: Path) -> None:
-    seen: list[ConvertProgress] = []
+    seen: list[Progress] = []
     convert(write_hf_directory(tmp_path / "hf"), tmp_path / "out", on_progress=seen.append)
     total = sum(array.nbytes for array in tiny_tensors().values())
     assert (seen[-1].done_bytes, seen[-1].total_bytes, seen[-1].eta_s) == (total, total, 0.0)
