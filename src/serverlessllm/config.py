@@ -163,6 +163,20 @@ class IngestConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SourcesConfig:
+    """Reading from the network: http(s), S3, the hub. Accounts come from `AWS_*`, `HF_TOKEN` and `HF_ENDPOINT`."""
+
+    connections: int = setting(8, "Connections that fetch one file at once.", low=1, high=64)
+    connect_timeout_s: float = setting(5.0, "Longest wait for a connection.", low=0.1, high=300.0)
+    stall_timeout_s: float = setting(
+        20.0, "A connection that brings nothing for so long is given up and tried again.", low=0.1, high=3600.0
+    )
+    ca_file: str = setting(
+        "", "PEM file of authorities to trust beside the system's; empty takes AWS_CA_BUNDLE, if set."
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All sections; a process reads those that it runs."""
 
@@ -176,6 +190,7 @@ class Config:
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     ingest: IngestConfig = field(default_factory=IngestConfig)
+    sources: SourcesConfig = field(default_factory=SourcesConfig)
 
     @property
     def data_path(self) -> Path:
@@ -300,6 +315,13 @@ RESERVED_ENV: Final = ("SLLM_CONFIG", "SLLM_API_KEY", "SLLM_URL")
 def environment(name: str, env: Mapping[str, str] | None = None) -> str | None:
     """One of `RESERVED_ENV`, or None when unset or empty."""
     return (os.environ if env is None else env).get(name) or None
+
+
+def source_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables by which people name their accounts elsewhere: `AWS_*`, `HF_TOKEN`, `HF_ENDPOINT`, `HOME`."""
+    known = ("HF_TOKEN", "HF_ENDPOINT", "HOME")
+    found = (os.environ if env is None else env).items()
+    return {name: value for name, value in found if value and (name.startswith("AWS_") or name in known)}
 
 
 def _from_environment(env: Mapping[str, str]) -> dict[str, Any]:
