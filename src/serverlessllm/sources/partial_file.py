@@ -63,8 +63,8 @@ class PartialFile:
         self._fd = self._direct_fd = self._record_fd = -1
         self.done: set[tuple[int, int]] = set()
         try:
-            self._fd = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            self._claim()
+            while not self._claim():
+                os.close(self._fd)
             known = self._recorded() if os.fstat(self._fd).st_size == size else None
             self._reserve()
             self.done = self._trusted(known, pieces)
@@ -77,11 +77,16 @@ class PartialFile:
             self.close()
             raise
 
-    def _claim(self) -> None:
+    def _claim(self) -> bool:
+        """Open and lock the part; False when its owner finished it in between: then it is the visible file."""
+        self._fd = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return os.path.samestat(os.fstat(self._fd), self._part.stat())
         except BlockingIOError as error:
             raise ConflictError(f"{self.path} is being fetched by another process") from error
+        except FileNotFoundError:
+            return False
 
     def _reserve(self) -> None:
         """Take all the room now. Raises: CapacityError with the shortage."""
@@ -143,7 +148,7 @@ class PartialFile:
         header, found = known
         wanted = {(piece.offset, piece.nbytes): piece.digest for piece in pieces}
         found = {entry for entry in found if not wanted or entry in wanted}
-        if header.boot == self._header.boot:
+        if header.boot == self._header.boot and header.boot:
             return found
         return {entry for entry in found if self._is_intact(entry, wanted.get(entry))}
 
@@ -246,4 +251,4 @@ def _boot_id() -> str:
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:
-        return "unknown"
+        return ""
