@@ -109,14 +109,30 @@ class ArenaConfig:
 
 @dataclass(frozen=True, slots=True)
 class LoaderConfig:
-    """NVMe → arena."""
+    """Every tier → arena, and the NVMe tier's room."""
 
-    threads: int = setting(4, "Reading threads per load.", low=1, high=64)
-    chunk_bytes: int = setting(8 * MIB, "Bytes per read; a multiple of 4 KiB.", low=4096)
+    threads: int = setting(
+        0, "Reading threads, shared by all loads; 0 takes what `sllm tune io` found, else 4.", low=0, high=64
+    )
+    chunk_bytes: int = setting(
+        0,
+        "Bytes per read, a multiple of 4 KiB; 0 takes what `sllm tune io` found, else 8 MiB.",
+        low=0,
+        high=64 * MIB,
+    )
     direct_io: str = setting(
         "auto",
-        "O_DIRECT: auto falls back where the file system refuses it.",
+        "O_DIRECT: auto falls back where the file system refuses it, or `sllm tune io` found it slower.",
         choices=("auto", "always", "never"),
+    )
+    verify: str = setting(
+        "first",
+        "Which reads of the node's own disk are checked against their digests: the first of each file since "
+        "the agent started or the file changed, all, or none. What comes from elsewhere always is.",
+        choices=("first", "always", "never"),
+    )
+    nvme_budget_bytes: int = setting(
+        0, "Disk for artifacts; 0 takes all but a twentieth of the file system.", low=0
     )
 
 

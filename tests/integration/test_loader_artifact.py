@@ -13,6 +13,7 @@ from serverlessllm.checkpoint.reader import Artifact
 from serverlessllm.checkpoint.writer import ArtifactWriter
 from serverlessllm.clock import SystemClock
 from serverlessllm.config import ArenaConfig, LoaderConfig
+from serverlessllm.loader.disk.tier import NvmeTier
 from serverlessllm.loader.loader import Loader
 
 MIB = 1 << 20
@@ -40,7 +41,8 @@ def write_artifact(parent: Path) -> Artifact:
 async def test_tensors_read_the_same_from_the_arena_as_from_the_files(tmp_path: Path) -> None:
     artifact = write_artifact(tmp_path / "artifacts")
     arena = Arena.open(tmp_path, ArenaConfig(budget_bytes=4 * MIB, extent_bytes=2 * MIB, huge_pages="never"))
-    loader = Loader(arena, LoaderConfig(chunk_bytes=4096), SystemClock())
+    clock = SystemClock()
+    loader = Loader(arena, NvmeTier(tmp_path / "artifacts", 0, clock), LoaderConfig(chunk_bytes=4096), clock)
     report = await loader.load(artifact.revision, artifact)
     region = arena.get(artifact.revision)
     assert region is not None and len(artifact.index.weight_files) > 1

@@ -13,6 +13,7 @@ from serverlessllm.arena.arena import Arena
 from serverlessllm.clock import SystemClock
 from serverlessllm.config import ArenaConfig, LoaderConfig
 from serverlessllm.errors import CapacityError
+from serverlessllm.loader.disk.tier import NvmeTier
 from serverlessllm.loader.loader import Loader
 from support.stand_in_artifact import StandInArtifact
 
@@ -27,7 +28,8 @@ async def test_full_tmpfs_is_a_capacity_error_and_room_later_suffices(tmp_path: 
     point.mkdir(parents=True)
     libc.mount_tmpfs("small", str(point), "huge=always,size=16m")
     arena = Arena.open(tmp_path / "data", ArenaConfig(budget_bytes=8 * MIB, extent_bytes=2 * MIB))
-    loader = Loader(arena, LoaderConfig(direct_io=direct_io), SystemClock())
+    clock = SystemClock()
+    loader = Loader(arena, NvmeTier(tmp_path, 0, clock), LoaderConfig(direct_io=direct_io), clock)
     artifact = StandInArtifact.write(tmp_path, A, [5 * MIB, 100])
     hog = point / "hog"
     hog.write_bytes(bytes(12 * MIB))

@@ -7,6 +7,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from serverlessllm.errors import (
     ModelLoadError,
     ShuttingDownError,
 )
+from serverlessllm.loader.disk.tier import NvmeTier
 from serverlessllm.loader.loader import Loader
 from serverlessllm.loader.report import LoadProgress
 from serverlessllm.sources.file import FileSource
@@ -51,6 +53,11 @@ class GatedSource(FileSource):
         return super().read_into(offset, view)
 
 
+def loader_over(arena: Arena, artifacts: Path, **changes: Any) -> Loader:
+    clock = SystemClock()
+    return Loader(arena, NvmeTier(artifacts, 0, clock), CONFIG, clock, **changes)
+
+
 @pytest.fixture
 def arena(tmp_path: Path) -> Iterator[Arena]:
     opened = Arena.open(
@@ -61,20 +68,20 @@ def arena(tmp_path: Path) -> Iterator[Arena]:
 
 
 @pytest.fixture
-async def loader(arena: Arena) -> AsyncIterator[Loader]:
-    made = Loader(arena, CONFIG, SystemClock())
+async def loader(arena: Arena, tmp_path: Path) -> AsyncIterator[Loader]:
+    made = loader_over(arena, tmp_path)
     yield made
     await made.close()
 
 
 @pytest.fixture
-async def gated(arena: Arena) -> AsyncIterator[Loader]:
+async def gated(arena: Arena, tmp_path: Path) -> AsyncIterator[Loader]:
     """A loader whose reads wait until `GatedSource.gate` is set."""
     GatedSource.gate = threading.Event()
     GatedSource.reached = threading.Event()
     GatedSource.error = None
     GatedSource.num_opened = 0
-    made = Loader(arena, CONFIG, SystemClock(), open_source=GatedSource)
+    made = loader_over(arena, tmp_path, open_source=GatedSource)
     yield made
     GatedSource.gate.set()
     await made.close()
@@ -99,7 +106,8 @@ async def test_cold_load_brings_every_byte_and_the_next_one_none(
     assert loader.tier(A, on_disk=True) == "nvme"
     cold = await loader.load(A, artifact)
     assert (cold.tier, cold.nbytes) == ("nvme", artifact.index.weights_nbytes)
-    assert cold.gbps == cold.possible_gbps > 0
+    assert 0 < cold.gbps <= cold.possible_gbps
+    assert cold.verified_bytes == 2_000_004
     assert content(arena, A) == artifact.region
     warm = await loader.load(A, artifact)
     assert (warm.tier, warm.read_ms) == ("dram", 0)

@@ -14,7 +14,7 @@ from serverlessllm.config import EngineConfig
 from serverlessllm.engine.base import Weights
 from serverlessllm.engine.slot import Slot
 from serverlessllm.engine.slots import SlotPool
-from serverlessllm.engine.slots_profile import PROFILE_NAME
+from serverlessllm.node_profile import PROFILE_NAME
 from serverlessllm.wire.worker import Attach, Generate, SamplingParams
 from support.simulated_slots import answer
 from support.tiny_llama import attached_engine, build_tiny

@@ -5,8 +5,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from blake3 import blake3
+
+from serverlessllm.checkpoint.spec import CHUNK_BYTES
 
 
 def page_rounded(nbytes: int) -> int:
@@ -18,6 +22,7 @@ class StandInEncoding:
     file: str
     offset: int
     nbytes: int
+    chunk_digests: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,13 @@ class StandInIndex:
 
     def region_offset(self, shard_id: str) -> int:
         return self.offsets[shard_id]
+
+
+def chunk_digests(data: bytes) -> tuple[str, ...]:
+    """BLAKE3 of each chunk."""
+    return tuple(
+        blake3(data[start : start + CHUNK_BYTES]).hexdigest() for start in range(0, len(data), CHUNK_BYTES)
+    )
 
 
 def stand_in_index(files: Sequence[Sequence[int]]) -> StandInIndex:
@@ -70,13 +82,19 @@ class StandInArtifact:
         directory.mkdir(parents=True)
         region = bytearray(page_rounded(index.weights_nbytes))
         contents: dict[str, bytearray] = {}
+        shards: list[StandInShard] = []
         for shard in index.shards:
             raw = shard.encodings[0]
             data = os.urandom(raw.nbytes)
+            shards.append(StandInShard(shard.id, (replace(raw, chunk_digests=chunk_digests(data)),)))
             file = contents.setdefault(raw.file, bytearray())
             file += bytes(raw.offset - len(file)) + data
             start = index.region_offset(shard.id)
             region[start : start + raw.nbytes] = data
         for name, content in contents.items():
             (directory / name).write_bytes(content)
-        return cls(directory, revision, index, bytes(region))
+        return cls(directory, revision, replace(index, shards=tuple(shards)), bytes(region))
+
+    def small_files(self) -> dict[str, bytes]:
+        """It has none."""
+        return {}

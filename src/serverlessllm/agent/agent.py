@@ -35,7 +35,9 @@ from serverlessllm.errors import (
     ShuttingDownError,
     SllmError,
 )
+from serverlessllm.loader.disk.tier import NvmeTier
 from serverlessllm.loader.loader import Loader
+from serverlessllm.node_profile import NodeProfile
 from serverlessllm.telemetry.metrics import AgentMetrics
 from serverlessllm.text.tokenizer import TextCache
 from serverlessllm.types import EngineKind, Tier, check_model_name, is_revision, mint_id
@@ -100,7 +102,13 @@ class Agent:
             config=config,
             clock=self._clock,
             arena=arena,
-            loader=Loader(arena, config.loader, self._clock),
+            loader=Loader(
+                arena,
+                NvmeTier(data_path / "artifacts", config.loader.nvme_budget_bytes, self._clock),
+                config.loader,
+                self._clock,
+                io_profile=NodeProfile(data_path).read().io,
+            ),
             slots=slots,
             texts=TextCache(config.agent.tokenizer_cache_size),
             reporter=Reporter(self.events, self.metrics, arena, self._clock),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which rows of a former owner's table may be adopted. Pure: reads no file.
 
-In this form a row is trusted when the table's digest was right and the row is sound; the bytes themselves are
-not read again.
+A row is believed when the table's digest was right and the row is sound. The bytes are another matter: whoever
+knows their digests checks them before the region is used (`Region.verified`).
 """
 
 from __future__ import annotations

@@ -46,7 +46,12 @@ class Arena:
         rows = adoptable(file.read_table(), extent_bytes=file.extent_bytes, num_extents=file.num_extents)
         self._regions = {
             row.revision: Region(
-                row.revision, row.nbytes, row.extents, mapping=None, last_used_s=row.last_used_s
+                row.revision,
+                row.nbytes,
+                row.extents,
+                mapping=None,
+                last_used_s=row.last_used_s,
+                verified=False,
             )
             for row in rows
         }
@@ -144,6 +149,7 @@ class Arena:
                     held_bytes=self.held_bytes(region.nbytes),
                     complete=region.complete,
                     pinned=self._file.is_pinned(region.extents),
+                    verified=region.verified,
                     last_used_s=region.last_used_s,
                 )
                 for region in self._regions.values()
@@ -211,6 +217,23 @@ class Arena:
             del self._regions[revision]
             region.drop()
             self._pool.give(covered(region.extents, self.extent_bytes), touched=True)
+
+    def discard(self, region: Region) -> None:
+        """Drop a region whose bytes are wrong, even if a worker still maps it: nobody gets it any more.
+
+        What is pinned becomes free when its pins are gone. Does nothing to a region that was released before.
+        """
+        with self._mutex:
+            if self._regions.get(region.revision) is not region:
+                return
+            if region.complete:
+                self._write_table([other for other in self._whole() if other is not region])
+            del self._regions[region.revision]
+            region.drop()
+            indices = set(covered(region.extents, self.extent_bytes))
+            pinned = {i for i in indices if self._file.is_pinned([self._file.extent(range(i, i + 1))])}
+            self._stray |= pinned
+            self._pool.give(indices - pinned, touched=True)
 
     def touch(self, revision: str) -> None:
         """Note that the revision was used now. Raises NotFoundError."""

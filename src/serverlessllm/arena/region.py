@@ -19,6 +19,7 @@ class ArenaEntry:
     """What `Arena.entries` tells of one region.
 
     `held_bytes` are what releasing it frees: whole extents. `last_used_s` is on the machine's monotonic clock.
+    `verified` is False for an adopted region until its bytes were checked.
     """
 
     revision: str
@@ -27,6 +28,7 @@ class ArenaEntry:
     complete: bool
     pinned: bool
     last_used_s: float
+    verified: bool = True
 
 
 class Region:
@@ -43,8 +45,10 @@ class Region:
         *,
         mapping: Mapping | None,
         last_used_s: float,
+        verified: bool = True,
     ) -> None:
         """`mapping` is writable while the region loads, None for one that is whole."""
+        self.verified = verified
         self.revision = revision
         self.nbytes = nbytes
         self.extents: list[Extent] = list(extents)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import mmap
+from collections.abc import Mapping
 from pathlib import Path
 
 from blake3 import blake3
@@ -22,10 +23,13 @@ from serverlessllm.wire.worker import ModelLayout
 class Artifact:
     """One immutable artifact on disk. Safe to share between threads; holds no descriptors, only mappings."""
 
-    def __init__(self, directory: Path, index: CheckpointIndex) -> None:
-        """Use `open`, which checks the directory."""
+    def __init__(
+        self, directory: Path, index: CheckpointIndex, files: Mapping[str, bytes] | None = None
+    ) -> None:
+        """Use `open`, which checks the directory. `files` are small files of one that is still being fetched."""
         self.directory = directory
         self.index = index
+        self._files = dict(files or {})
         self._maps: dict[str, memoryview] = {}
 
     @classmethod
@@ -64,10 +68,15 @@ class Artifact:
         entry = next((entry for entry in self.index.files if entry.name == name), None)
         if entry is None:
             raise NotFoundError(f"artifact {self.revision} has no file {name!r}", param=name)
-        data = (self.directory / name).read_bytes()
+        data = self._files[name] if name in self._files else (self.directory / name).read_bytes()
         if blake3(data).hexdigest() != entry.blake3:
             raise CorruptDataError(f"{self.directory / name}: bytes differ from their digest", param=name)
         return data
+
+    def small_files(self) -> dict[str, bytes]:
+        """The index and every tokenizer or configuration file, by name. Raises as `file`."""
+        files = {entry.name: self.file(entry.name) for entry in self.index.files}
+        return {spec.INDEX_NAME: self.index.to_bytes(), **files}
 
     def has_file(self, name: str) -> bool:
         """Whether the index names this file."""

@@ -75,6 +75,21 @@ def sweep(parent: Path) -> list[str]:
     return removed
 
 
+def is_owned(path: Path) -> bool:
+    """Whether a living process holds the staging directory `path`."""
+    try:
+        fd = os.open(path, _DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 def fsync_directory(path: Path) -> None:
     """Make a directory's entries durable."""
     fd = os.open(path, _DIRECTORY)

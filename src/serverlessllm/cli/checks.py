@@ -64,12 +64,13 @@ def _version(text: str) -> tuple[int, ...]:
 
 def _dtype_text(config: Config) -> str:
     """What `engine.dtype` comes to on this machine; measured by the agent at its first start."""
-    from serverlessllm.engine.slots_profile import DtypeProfile, machine_key
+    from serverlessllm.engine.slots_profile import machine_key
+    from serverlessllm.node_profile import NodeProfile
 
     if config.engine.dtype != "auto":
         return f"computes in {config.engine.dtype} (set)"
     num_threads = config.engine.threads or len(os.sched_getaffinity(0))
-    measured = DtypeProfile(config.data_path).get(machine_key("torch", num_threads))
+    measured = NodeProfile(config.data_path).dtype(machine_key("torch", num_threads))
     if measured is not None:
         return f"computes in {measured} (measured)"
     return "dtype is measured at the first start"

@@ -24,10 +24,11 @@ from serverlessllm.config import EngineConfig
 from serverlessllm.engine.process import describe_exit
 from serverlessllm.engine.registry import ENGINES
 from serverlessllm.engine.slot import Slot
-from serverlessllm.engine.slots_profile import DtypeProfile, machine_key
+from serverlessllm.engine.slots_profile import machine_key
 from serverlessllm.engine.worker_socket import LOG_NAME
 from serverlessllm.engine.zygote_process import ZygoteProcess, log_tail
 from serverlessllm.errors import EngineError, SllmError
+from serverlessllm.node_profile import NodeProfile
 from serverlessllm.types import EngineKind
 from serverlessllm.wire.zygote import ChooseDtype, Exited, Fork
 
@@ -180,13 +181,13 @@ class SlotMaker:
             return self._config.dtype
         if ENGINES[self.kind].dtype_choice is None:
             return "float32"
-        profile = DtypeProfile(self._run_dir.parent)
+        profile = NodeProfile(self._run_dir.parent)
         key = machine_key(self.kind, self._num_threads)
-        dtype = profile.get(key)
+        dtype = profile.dtype(key)
         if dtype is None:
             try:
                 dtype = await zygote.choose_dtype(ChooseDtype(f"{self.kind}-dtype", self._num_threads))
-                profile.put(key, dtype)
+                profile.put_dtype(key, dtype)
             except (EngineError, OSError) as error:
                 _log.warning("cannot measure or remember the faster dtype, using float32: %s", error)
                 return dtype or "float32"

@@ -59,6 +59,15 @@ class LoadJob:
             if on_progress is not None:
                 self._listeners.remove(on_progress)
 
+    def tell_from_thread(self) -> OnLoadProgress:
+        """A form of `tell` that threads may call; make it in the event loop."""
+        loop = asyncio.get_running_loop()
+
+        def tell(progress: LoadProgress) -> None:
+            loop.call_soon_threadsafe(self.tell, progress)
+
+        return tell
+
     def tell(self, progress: LoadProgress) -> None:
         """Pass progress on to every caller that listens."""
         for listener in list(self._listeners):

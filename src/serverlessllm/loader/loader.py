@@ -1,38 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bring revisions into the arena: one load per revision at a time, room made when needed, nothing half-done left.
 
-Knows the arena and local files; not models, slots or who calls. Runs in one event loop; reads in threads.
+Knows the arena, the disk and origins; not models, slots or who calls. Runs in one event loop; reads in threads.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+import logging
+import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from serverlessllm.arena.arena import Arena
+from serverlessllm.arena.mapping import map_extents
 from serverlessllm.arena.region import Region
+from serverlessllm.checkpoint.reader import Artifact
 from serverlessllm.clock import Clock
 from serverlessllm.config import LoaderConfig
-from serverlessllm.errors import CapacityError, CorruptDataError, ShuttingDownError
+from serverlessllm.errors import CorruptDataError, NotFoundError, ShuttingDownError
+from serverlessllm.loader.adopted import is_region_right
 from serverlessllm.loader.bandwidth import BandwidthEstimate, BandwidthMeter
-from serverlessllm.loader.evict import EvictionCandidate, choose_victims
+from serverlessllm.loader.disk.local_copy import SourceOpener
+from serverlessllm.loader.disk.tier import NvmeTier
+from serverlessllm.loader.disk.trust import DiskTrust
+from serverlessllm.loader.dram_room import DramRoom
+from serverlessllm.loader.io_settings import choose_io
 from serverlessllm.loader.job import LoadJob
-from serverlessllm.loader.pipeline import LoadPipeline, ReadSource
-from serverlessllm.loader.plan import LoadableArtifact, LoadPlan, plan_load
-from serverlessllm.loader.report import Limit, LoadProgress, LoadReport, OnLoadProgress
+from serverlessllm.loader.load_task import LoadTask, LoadWish
+from serverlessllm.loader.manifest import OriginOpener, read_manifest
+from serverlessllm.loader.parts import LoaderParts
+from serverlessllm.loader.plan import LoadableArtifact
+from serverlessllm.loader.report import LoadReport, OnLoadProgress
+from serverlessllm.loader.transfer.read_pool import ReadPool
+from serverlessllm.loader.transfer.threads import LoaderThreads
+from serverlessllm.node_profile import IoProfile
 from serverlessllm.sources.file import FileSource
 from serverlessllm.types import Tier
 
 MAX_LOADS: Final = 16
-"""Loads that read at once; more wait for their turn. The device is shared, so more would not be faster."""
+"""Loads that run at once; more wait for their turn. The device is shared, so more would not be faster."""
 
-SourceOpener = Callable[[Path], ReadSource]
-
-_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
 
 
 class Loader:
@@ -40,31 +50,70 @@ class Loader:
 
     A region is safe from eviction by other loads until the callers of its `load` have taken the result: pin it
     before the next await.
+
+    Memory of its own, beside the arena: none for reads from disk, whose target is the region; for a fetch at most
+    `sources.download`'s bound; small files of an artifact that is fetched (tokenizer, configuration) while it is.
     """
 
     def __init__(
-        self, arena: Arena, config: LoaderConfig, clock: Clock, *, open_source: SourceOpener | None = None
+        self,
+        arena: Arena,
+        nvme: NvmeTier,
+        config: LoaderConfig,
+        clock: Clock,
+        *,
+        io_profile: IoProfile | None = None,
+        open_origin: OriginOpener | None = None,
+        open_source: SourceOpener | None = None,
     ) -> None:
-        """`open_source` opens one weights file; by default as a `FileSource`, as `config` says."""
-        self._open_source = open_source or (lambda path: FileSource(path, direct_io=config.direct_io))
+        """`io_profile` is what `sllm tune io` found; `open_origin` opens a file at an origin, without it loads have
+        none; `open_source` opens a weights file, by default as a `FileSource`. Raises: ConfigError.
+        """
+        io = choose_io(config, io_profile)
         self._arena = arena
-        self._config = config
+        self._nvme = nvme
         self._clock = clock
+        self._open_origin = open_origin
         self._meter = BandwidthMeter()
         self._jobs: dict[str, LoadJob] = {}
-        self._threads = ThreadPoolExecutor(MAX_LOADS, thread_name_prefix="loader")
+        self._settling: set[asyncio.Task[None]] = set()
+        self._threads = LoaderThreads(MAX_LOADS)
+        self._room = DramRoom(arena, clock, busy=self._jobs, restore_rate=self._restore_rate)
+        self._parts = LoaderParts(
+            arena=arena,
+            nvme=nvme,
+            clock=clock,
+            io=io,
+            threads=self._threads,
+            pool=ReadPool(io.num_threads),
+            meter=self._meter,
+            trust=DiskTrust(config.verify),
+            room=self._room,
+            open_source=open_source or (lambda path: FileSource(path, direct_io=io.direct_io)),
+            open_origin=open_origin,
+            in_use=self.in_use,
+        )
         self._is_closed = False
 
     async def load(
-        self, revision: str, artifact: LoadableArtifact, on_progress: OnLoadProgress | None = None
+        self,
+        revision: str,
+        artifact: LoadableArtifact,
+        on_progress: OnLoadProgress | None = None,
+        *,
+        origins: Sequence[str] = (),
+        priority: int = 0,
     ) -> LoadReport:
         """Make `revision` whole in the arena; joins a load of it that is under way.
 
-        `on_progress` is called in the event loop. Cancelling the last caller stops the load and frees its
-        region before the cancellation goes on.
-        Raises: CapacityError when only regions in use could make room, naming them; InsufficientMemoryError
-        when the arena is too small for it; CorruptDataError for a missing or truncated file, naming it, and
-        for an artifact of another revision; ModelLoadError for I/O errors; ShuttingDownError after `close`.
+        What the disk lacks, or has wrong, comes from `origins`. A step of `priority` doubles the share of the
+        disk among loads, and the reluctance to evict. `on_progress` is called in the event loop. Cancelling the
+        last caller stops the load and frees its region before the cancellation goes on; what was fetched until
+        then stays on the disk.
+        Raises: CapacityError when only what is in use could make room, in DRAM or on disk, naming it;
+        InsufficientMemoryError when the arena is too small; CorruptDataError for bytes that are missing or wrong
+        here and at every origin, naming them, and for an artifact of another revision; ModelLoadError for I/O
+        errors; UnreachableError when no origin answers; ShuttingDownError after `close`.
         """
         if artifact.revision != revision:
             raise CorruptDataError(
@@ -73,12 +122,14 @@ class Loader:
                 source="agent",
             )
         started_s = self._clock.monotonic_s()
+        wish = LoadWish(artifact, tuple(origins), priority)
         while not self._is_closed:
             region = self._arena.get(revision)
-            if region is not None:
+            if region is not None and region.verified:
                 self._arena.touch(revision)
-                return _hit(region, self._clock.monotonic_s() - started_s)
-            job = self._jobs.get(revision) or self._start(revision, artifact)
+                self._room.note_priority(revision, priority)
+                return hit(region, self._clock.monotonic_s() - started_s)
+            job = self._jobs.get(revision) or self._start(revision, wish)
             if job.is_stopping:
                 await job.ended()
                 self._forget(revision, job)
@@ -91,15 +142,43 @@ class Loader:
                 return report
         raise ShuttingDownError("the loader is closed", source="agent")
 
+    async def manifest(self, revision: str, directory: Path, origins: Sequence[str]) -> Artifact:
+        """The artifact without its weights, which lie in `directory` or will: for a load from `origins`.
+
+        Raises as `manifest.read_manifest`; CorruptDataError when this loader knows no origins.
+        """
+        opener = self._open_origin
+        if opener is None:
+            raise CorruptDataError(f"{directory} is missing, and there are no origins", source="agent")
+        return await self._threads.run(lambda: read_manifest(revision, directory, origins, opener))
+
+    async def check_adopted(self, revision: str, artifact: LoadableArtifact) -> bool:
+        """Check an adopted region in the background, in one thread; a wrong one is dropped.
+
+        Returns whether the revision is in the arena, and right.
+        """
+        region = self._arena.get(revision)
+        if region is None or region.verified:
+            return region is not None
+        return bool(await self._check(artifact, region, 1, threading.Event()))
+
     def bandwidth(self, tier: Tier) -> BandwidthEstimate:
         """What loads from `tier` gave on this node, or an assumption when there was none."""
         return self._meter.estimate(tier)
+
+    def source_bandwidths(self) -> dict[tuple[Tier, str], BandwidthEstimate]:
+        """What each disk and origin gave."""
+        return self._meter.sources()
 
     def tier(self, revision: str, on_disk: bool) -> Tier:
         """The fastest tier that has the revision whole; `on_disk` says whether its artifact is here."""
         if self._arena.get(revision) is not None:
             return "dram"
         return "nvme" if on_disk else "remote"
+
+    def in_use(self) -> set[str]:
+        """Revisions that are being loaded or that a worker has pinned: their copies on disk stay."""
+        return set(self._jobs) | {entry.revision for entry in self._arena.entries() if entry.pinned}
 
     async def close(self) -> None:
         """Stop every load and wait until no thread writes any more. Idempotent."""
@@ -109,11 +188,14 @@ class Loader:
             job.stop()
         for job in jobs:
             await job.ended()
-        self._threads.shutdown()
+        if self._settling:
+            await asyncio.wait(self._settling)
+        await asyncio.to_thread(self._parts.pool.close)
+        self._threads.close()
 
-    def _start(self, revision: str, artifact: LoadableArtifact) -> LoadJob:
+    def _start(self, revision: str, wish: LoadWish) -> LoadJob:
         job = LoadJob()
-        job.start(self._run(job, revision, artifact), f"load {revision}")
+        job.start(self._run(job, revision, wish), f"load {revision}")
         job.task.add_done_callback(lambda _: self._forget(revision, job))
         self._jobs[revision] = job
         return job
@@ -124,133 +206,60 @@ class Loader:
         if job.task.done() and not has_callers and self._jobs.get(revision) is job:
             del self._jobs[revision]
 
-    async def _run(self, job: LoadJob, revision: str, artifact: LoadableArtifact) -> LoadReport | None:
+    async def _run(self, job: LoadJob, revision: str, wish: LoadWish) -> LoadReport | None:
         started_s = self._clock.monotonic_s()
-        with ExitStack() as cleanup:
-            plan = plan_load(artifact.index, self._config.chunk_bytes)
-            sources = await self._in_thread(job, lambda: self._open(artifact, plan, cleanup))
-            if job.is_stopping:
-                return None
-            region = self._make_room(revision, artifact.index.weights_nbytes)
-            cleanup.callback(self._release_unless_whole, region)
-            planned_s = self._clock.monotonic_s()
-            pipeline = LoadPipeline(
-                plan,
-                sources,
-                region.view,
-                num_threads=self._config.threads,
-                on_progress=self._reporter(job, revision, plan.total_bytes, planned_s),
-            )
-            job.stop_reading = pipeline.stop
-            if not await self._in_thread(job, pipeline.run):
-                return None
-            read_s = self._clock.monotonic_s() - planned_s
-            self._arena.publish(region)
-        total_s = self._clock.monotonic_s() - started_s
-        return self._report(region, total_s, planned_s - started_s, read_s, pipeline.cpu_s)
-
-    async def _in_thread(self, job: LoadJob, work: Callable[[], _T]) -> _T:
-        """Run blocking work; when this task is cancelled, stop it and wait for its end before going on."""
-        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            job.stop()
-            await asyncio.wait({future})
-            raise
-
-    def _open(self, artifact: LoadableArtifact, plan: LoadPlan, cleanup: ExitStack) -> dict[str, ReadSource]:
-        """Open the plan's files and check their sizes before any room is taken."""
-        sources: dict[str, ReadSource] = {}
-        for name, nbytes in plan.file_bytes.items():
-            path = artifact.directory / name
-            source = self._open_source(path)
-            cleanup.callback(source.close)
-            if source.size < nbytes:
-                raise CorruptDataError(
-                    f"{path} is truncated: it has {source.size} of {nbytes} bytes; "
-                    "convert or fetch the model again",
-                    param=name,
-                    source="agent",
-                )
-            sources[name] = source
-        return sources
-
-    def _make_room(self, revision: str, nbytes: int) -> Region:
-        """Allocate, evicting what is worth least. No await: nothing else can take the room meanwhile."""
-        try:
-            return self._arena.allocate(revision, nbytes)
-        except CapacityError:
-            missing_bytes = self._arena.held_bytes(nbytes) - self._arena.free_bytes
-            victims = choose_victims(self._candidates(), missing_bytes)
-            if victims is None:
-                raise self._no_room(revision, nbytes) from None
-            for victim in victims:
-                self._arena.release(victim)
-            return self._arena.allocate(revision, nbytes)
-
-    def _candidates(self) -> list[EvictionCandidate]:
-        now_s = self._clock.monotonic_s()
-        rate = self._meter.estimate("nvme").mean_bytes_per_s
-        return [
-            EvictionCandidate(
-                revision=entry.revision,
-                held_bytes=entry.held_bytes,
-                restore_s=entry.nbytes / rate,
-                idle_s=max(0.0, now_s - entry.last_used_s),
-                is_evictable=entry.complete and not entry.pinned and entry.revision not in self._jobs,
-            )
-            for entry in self._arena.entries()
-        ]
-
-    def _no_room(self, revision: str, nbytes: int) -> CapacityError:
-        held = [
-            f"{entry.revision} ({entry.held_bytes} bytes, {'in use' if entry.complete else 'loading'})"
-            for entry in self._arena.entries()
-            if entry.pinned or not entry.complete or entry.revision in self._jobs
-        ]
-        return CapacityError(
-            f"revision {revision} needs {self._arena.held_bytes(nbytes)} bytes of DRAM and the arena has "
-            f"{self._arena.budget_bytes}, of which these cannot be evicted now: {', '.join(held)}; "
-            "try again when a replica is idle, stop one, or raise arena.budget_bytes",
-            source="agent",
-        )
-
-    def _release_unless_whole(self, region: Region) -> None:
-        if not region.complete:
-            self._arena.release(region.revision)
-
-    def _reporter(
-        self, job: LoadJob, revision: str, total_bytes: int, started_s: float
-    ) -> Callable[[int, int], None]:
-        """A callback for the reading threads that tells the job's callers, in the event loop."""
-        loop = asyncio.get_running_loop()
-
-        def report(done_bytes: int, num_ready: int) -> None:
-            elapsed_s = self._clock.monotonic_s() - started_s
-            eta_s = elapsed_s * (total_bytes - done_bytes) / done_bytes
-            progress = LoadProgress(revision, done_bytes, total_bytes, eta_s, num_ready)
-            loop.call_soon_threadsafe(job.tell, progress)
-
+        adopted = self._arena.get(revision)
+        if adopted is not None:
+            stop = threading.Event()
+            job.stop_reading = stop.set
+            is_right = await self._check(wish.artifact, adopted, self._parts.io.num_threads, stop)
+            if is_right is not False:
+                return hit(adopted, self._clock.monotonic_s() - started_s) if is_right else None
+        task = LoadTask(self._parts, job, wish)
+        report = await task.run()
+        if task.must_settle:
+            self._settle_aside(task)
         return report
 
-    def _report(
-        self, region: Region, total_s: float, plan_s: float, read_s: float, cpu_s: float
-    ) -> LoadReport:
-        self._meter.observe("nvme", region.nbytes, read_s)
-        limiting: Limit = "memory" if cpu_s > read_s / 2 else "nvme"
-        return LoadReport(
-            revision=region.revision,
-            tier="nvme",
-            nbytes=region.nbytes,
-            seconds=total_s,
-            gbps=region.nbytes / max(read_s, 1e-9) / 1e9,
-            possible_gbps=self._meter.best_bytes_per_s("nvme") / 1e9,
-            limiting=limiting,
-            plan_ms=plan_s * 1e3,
-            read_ms=read_s * 1e3,
-        )
+    async def _check(
+        self, artifact: LoadableArtifact, region: Region, num_threads: int, stop: threading.Event
+    ) -> bool | None:
+        """Whether an adopted region is right; then it counts as verified, else it is dropped. None when stopped."""
+        try:
+            pin = self._arena.pin(region.revision)
+        except NotFoundError:
+            return False
+        with pin:
+            view = map_extents(pin.fd, region.extents, writable=False).view
+            is_right = await self._threads.run(
+                lambda: is_region_right(artifact.index, view, num_threads=num_threads, stop=stop),
+                on_cancel=stop.set,
+            )
+        if is_right:
+            region.verified = True
+        elif is_right is False:
+            _log.warning("adopted region %s has wrong bytes in memory: dropped", region.revision)
+            self._arena.discard(region)
+        return is_right
+
+    def _settle_aside(self, task: LoadTask) -> None:
+        """Bring what was fetched to its place on the disk, while the model answers already."""
+        settling = asyncio.get_running_loop().create_task(self._threads.run(task.settle))
+        self._settling.add(settling)
+        settling.add_done_callback(self._settled)
+
+    def _settled(self, settling: asyncio.Task[None]) -> None:
+        self._settling.discard(settling)
+        error = None if settling.cancelled() else settling.exception()
+        if error is not None:
+            _log.warning("what was fetched could not be kept on disk: %s", error)
+
+    def _restore_rate(self, revision: str) -> float:
+        """Bytes/s at which a revision would come back: from disk while a copy is there, else from its origin."""
+        is_here = self._nvme.artifact_path(revision).is_dir()
+        return self._meter.estimate("nvme" if is_here else "remote").mean_bytes_per_s
 
 
-def _hit(region: Region, seconds: float) -> LoadReport:
+def hit(region: Region, seconds: float) -> LoadReport:
+    """The report of a load that found its bytes in DRAM."""
     return LoadReport(region.revision, "dram", region.nbytes, seconds, 0.0, 0.0, "none", 0.0, 0.0)

@@ -1,23 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which bytes to read in which order. Pure: no clock, no I/O; knows shards and files, not tensors.
+"""Which bytes to take from where, in which order. Pure: no clock, no I/O; knows shards and files, not tensors.
 
-Shards are read in execution order, each in chunks, so that the first block of a model is whole while the last
-one is still on its way.
+Shards come in execution order, each in reads, so that the first block of a model is whole while the last one is
+still on its way. A read covers whole chunks, the format's grain of verification, and comes from one tier.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from serverlessllm.arena.mapping import PAGE_BYTES
 from serverlessllm.arena.region import page_rounded
+from serverlessllm.checkpoint.spec import CHUNK_BYTES
+from serverlessllm.errors import CorruptDataError
+from serverlessllm.types import Tier
+
+ChunkKey = tuple[str, int]
+"""(file, offset in the file) of a chunk."""
+
+TIER_ORDER: Final[tuple[Tier, ...]] = ("dram", "nvme", "peer", "remote")
+"""Where two offers cost the same, the nearer one is taken."""
 
 
 class LoadableEncoding(Protocol):
-    """Where a shard's bytes lie: `nbytes` at `offset` of `file`, a name in the artifact's directory."""
+    """Where a shard's bytes lie: `nbytes` at `offset` of `file`, and the BLAKE3 of each of its chunks in hex."""
 
     @property
     def file(self) -> str: ...
@@ -25,6 +34,8 @@ class LoadableEncoding(Protocol):
     def offset(self) -> int: ...
     @property
     def nbytes(self) -> int: ...
+    @property
+    def chunk_digests(self) -> Sequence[str]: ...
 
 
 class LoadableShard(Protocol):
@@ -55,20 +66,37 @@ class LoadableArtifact(Protocol):
     def directory(self) -> Path: ...
     @property
     def revision(self) -> str: ...
+    def small_files(self) -> Mapping[str, bytes]:
+        """The index and every file beside the weights, by name. Needed only where there are origins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A tier that has bytes of the artifact. `chunks` are those that it has; None means all."""
+
+    tier: Tier
+    seconds_per_byte: float
+    chunks: Container[ChunkKey] | None = None
+
+    def has(self, key: ChunkKey) -> bool:
+        """Whether this chunk can be had here."""
+        return self.chunks is None or key in self.chunks
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkRead:
     """One read: `nbytes` of `file` at `file_offset` go to `region_offset`; both offsets are page-aligned.
 
-    The read itself is rounded up to whole pages: what follows a shard up to the page's end is zero padding.
+    `digests` are those of its chunks, one per `CHUNK_BYTES`. The region's bytes up to the page's end are zeroed.
     """
 
+    tier: Tier
     shard: int
     file: str
     file_offset: int
     region_offset: int
     nbytes: int
+    digests: tuple[str, ...]
 
     @property
     def padded_bytes(self) -> int:
@@ -78,34 +106,98 @@ class ChunkRead:
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """`chunks` in order of reading; `shard_ids[chunk.shard]` names a chunk's shard; `file_bytes` is the least
-    size of each file.
-    """
+    """`reads` in order; `shard_ids[read.shard]` names a read's shard."""
 
-    chunks: tuple[ChunkRead, ...]
+    reads: tuple[ChunkRead, ...]
     shard_ids: tuple[str, ...]
-    file_bytes: dict[str, int]
     total_bytes: int
 
+    def of_tier(self, tier: Tier) -> tuple[ChunkRead, ...]:
+        """The reads from one tier, in order."""
+        return tuple(read for read in self.reads if read.tier == tier)
 
-def plan_load(index: LoadableIndex, chunk_bytes: int) -> LoadPlan:
-    """Cut every shard into reads of at most `chunk_bytes`, a multiple of 4 KiB; the last one may be shorter.
+    def tier_bytes(self, tier: Tier) -> int:
+        """Bytes that come from one tier."""
+        return sum(read.nbytes for read in self.reads if read.tier == tier)
 
-    Ensures: every byte of every shard is in exactly one read; reads are in execution order and ascend within
-    a shard. Raises: ValueError for a chunk size or a shard that is off the grid.
+    @property
+    def slowest_tier(self) -> Tier:
+        """The farthest tier that any byte comes from."""
+        return max((read.tier for read in self.reads), key=TIER_ORDER.index)
+
+
+def plan_load(
+    index: LoadableIndex, offers: Sequence[Offer], *, max_read_bytes: int = CHUNK_BYTES
+) -> LoadPlan:
+    """Take each chunk from the cheapest tier that has it; neighbours from one tier are read together.
+
+    Reads are as long as whole chunks within `max_read_bytes` allow, at least one chunk. O(chunks · offers).
+    Ensures: every byte of every shard is in exactly one read; reads are in execution order and ascend within a
+    shard. Raises: CorruptDataError naming the file for a chunk that nobody has; ValueError for a shard that is off
+    the page grid.
     """
-    if chunk_bytes <= 0 or chunk_bytes % PAGE_BYTES:
-        raise ValueError(f"chunk size {chunk_bytes} is not a multiple of {PAGE_BYTES}")
-    chunks: list[ChunkRead] = []
-    file_bytes: dict[str, int] = {}
+    cheapest = sorted(offers, key=lambda offer: (offer.seconds_per_byte, TIER_ORDER.index(offer.tier)))
+    chunks_per_read = max(1, max_read_bytes // CHUNK_BYTES)
+    reads: list[ChunkRead] = []
     for number, shard in enumerate(index.shards):
         raw = shard.encodings[0]
         region_offset = index.region_offset(shard.id)
         if raw.offset % PAGE_BYTES or region_offset % PAGE_BYTES:
             raise ValueError(f"shard {shard.id} does not start on a page: {raw.offset} → {region_offset}")
-        file_bytes[raw.file] = max(file_bytes.get(raw.file, 0), raw.offset + raw.nbytes)
-        for start in range(0, raw.nbytes, chunk_bytes):
-            nbytes = min(chunk_bytes, raw.nbytes - start)
-            chunks.append(ChunkRead(number, raw.file, raw.offset + start, region_offset + start, nbytes))
+        for tier, first, count in _runs(_tiers(raw, cheapest), chunks_per_read):
+            start = first * CHUNK_BYTES
+            nbytes = min(count * CHUNK_BYTES, raw.nbytes - start)
+            digests = tuple(raw.chunk_digests[first : first + count])
+            reads.append(
+                ChunkRead(tier, number, raw.file, raw.offset + start, region_offset + start, nbytes, digests)
+            )
     ids = tuple(shard.id for shard in index.shards)
-    return LoadPlan(tuple(chunks), ids, file_bytes, sum(chunk.nbytes for chunk in chunks))
+    return LoadPlan(tuple(reads), ids, sum(read.nbytes for read in reads))
+
+
+def file_sizes(index: LoadableIndex) -> dict[str, int]:
+    """The weights files in order, and the size of each."""
+    sizes: dict[str, int] = {}
+    for shard in index.shards:
+        raw = shard.encodings[0]
+        sizes[raw.file] = max(sizes.get(raw.file, 0), raw.offset + raw.nbytes)
+    return sizes
+
+
+def chunk_keys(index: LoadableIndex, file: str) -> set[ChunkKey]:
+    """Every chunk of one file."""
+    return {
+        (file, shard.encodings[0].offset + start)
+        for shard in index.shards
+        if shard.encodings[0].file == file
+        for start in range(0, shard.encodings[0].nbytes, CHUNK_BYTES)
+    }
+
+
+def _tiers(raw: LoadableEncoding, cheapest: Sequence[Offer]) -> Iterator[Tier]:
+    """The tier of each of a shard's chunks."""
+    for start in range(0, raw.nbytes, CHUNK_BYTES):
+        key = (raw.file, raw.offset + start)
+        offer = next((offer for offer in cheapest if offer.has(key)), None)
+        if offer is None:
+            raise CorruptDataError(
+                f"bytes {key[1]} and following of {raw.file} are neither on this node nor at any origin; "
+                "convert or fetch the model again",
+                param=raw.file,
+                source="agent",
+            )
+        yield offer.tier
+
+
+def _runs(tiers: Iterator[Tier], max_count: int) -> Iterator[tuple[Tier, int, int]]:
+    """(tier, first chunk, number of chunks) of neighbours from one tier, at most `max_count` together."""
+    run: tuple[Tier, int, int] | None = None
+    for number, tier in enumerate(tiers):
+        if run is not None and run[0] == tier and run[2] < max_count:
+            run = (tier, run[1], run[2] + 1)
+            continue
+        if run is not None:
+            yield run
+        run = (tier, number, 1)
+    if run is not None:
+        yield run

@@ -9,8 +9,9 @@ from typing import Literal
 
 from serverlessllm.types import Tier
 
-Limit = Literal["none", "nvme", "memory"]
-"""none: nothing was moved · nvme: the device set the pace · memory: touching fresh pages did."""
+Limit = Literal["none", "nvme", "remote", "memory", "verify"]
+"""none: nothing was moved · nvme, remote: that medium set the pace · memory: touching fresh pages did ·
+verify: comparing bytes with their digests did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +26,25 @@ class LoadProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class LoadReport:
-    """Achieved against possible. `tier` is where the bytes came from; dram: they were there.
+class SourceShare:
+    """What one source gave to a load: `nbytes` within `seconds`, at the same time as the others."""
 
-    `gbps` is nbytes over `read_ms`, in 10⁹ bytes per second. `possible_gbps` is the fastest load from this tier
-    that this process has seen, this one included: the first load is its own reference. `plan_ms` covers
+    source: str
+    tier: Tier
+    nbytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """Achieved against possible. `tier` is the farthest that bytes came from; dram: they were there.
+
+    `gbps` is nbytes over `fetch_ms` + `read_ms`, in 10⁹ bytes per second. `possible_gbps` is the most that this tier
+    is known to give: what `sllm tune io` measured of the disk, or the fastest load that this process has seen, this
+    one included, so that without a measurement the first load is its own reference.
+    `fetch_ms` is the time of a load with remote bytes, `read_ms` of one without; the other is 0. `plan_ms` covers
     planning, opening files, eviction and allocation; `seconds` all from the call that started the load.
+    `verified_bytes` were compared with their digests on their way.
     """
 
     revision: str
@@ -42,6 +56,9 @@ class LoadReport:
     limiting: Limit
     plan_ms: float
     read_ms: float
+    fetch_ms: float = 0.0
+    verified_bytes: int = 0
+    sources: tuple[SourceShare, ...] = ()
 
 
 OnLoadProgress = Callable[[LoadProgress], None]

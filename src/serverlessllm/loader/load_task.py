@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One load from plan to report: what is here, what is cheapest, room, bytes, and what becomes of the disk's copy.
+
+Knows one artifact; not who waits for it, nor other loads. For one event loop; its blocking parts run in threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from serverlessllm.arena.mapping import map_extents
+from serverlessllm.arena.pin import Pin
+from serverlessllm.arena.region import Region
+from serverlessllm.errors import CorruptDataError, ModelLoadError
+from serverlessllm.loader.disk.local_copy import LocalCopy
+from serverlessllm.loader.disk.staged_copy import StagedCopy
+from serverlessllm.loader.job import LoadJob
+from serverlessllm.loader.outcome import Outcome
+from serverlessllm.loader.parts import LoaderParts
+from serverlessllm.loader.plan import LoadableArtifact, LoadPlan, Offer, plan_load
+from serverlessllm.loader.report import LoadProgress, LoadReport
+from serverlessllm.loader.transfer.arrivals import OnProgress
+from serverlessllm.loader.transfer.fetch import RemoteFetch
+from serverlessllm.loader.transfer.pipeline import Failure
+from serverlessllm.loader.transfer.run import LoadRun, RunSettings
+from serverlessllm.loader.transfer.turns import weight_of
+
+MAX_FETCH_WORKERS: Final = 8
+"""Ranges in flight of one load at most; less important loads take fewer."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadWish:
+    """What the first caller of a load asked for."""
+
+    artifact: LoadableArtifact
+    origins: tuple[str, ...]
+    priority: int
+
+
+class LoadTask:
+    """`run` once; then `settle` where `must_settle` says so."""
+
+    def __init__(self, parts: LoaderParts, job: LoadJob, wish: LoadWish) -> None:
+        self._parts = parts
+        self._job = job
+        self._wish = wish
+        self._fetch: RemoteFetch | None = None
+        self._settle_pin: Pin | None = None
+
+    @property
+    def must_settle(self) -> bool:
+        """Whether fetched bytes wait to become files of the artifact."""
+        return self._settle_pin is not None
+
+    async def run(self) -> LoadReport | None:
+        """The report once the region is whole; None when the job was stopped. Raises as `Loader.load`."""
+        artifact, now_s = self._wish.artifact, self._parts.clock.monotonic_s
+        started_s = now_s()
+        with ExitStack() as cleanup:
+            cleanup.callback(self._close_fetch)
+            copy = await self._blocking(self._open)
+            cleanup.callback(copy.close)
+            plan = plan_load(artifact.index, self._offers(copy), max_read_bytes=self._parts.io.read_bytes)
+            if self._fetch is not None and (remote := plan.of_tier("remote")):
+                files = list(dict.fromkeys(read.file for read in remote))
+                staged = self._fetch.staged
+                await self._blocking(lambda: staged.begin(files))
+            if self._job.is_stopping:
+                return None
+            region = self._parts.room.make(artifact.revision, artifact.index.weights_nbytes)
+            cleanup.callback(self._release_unless_whole, region)
+            planned_s = now_s()
+            run = self._make_run(plan, copy, region, planned_s)
+            if not await self._read(run):
+                return None
+            moved_s = now_s() - planned_s
+            self._publish(region)
+        outcome = Outcome(plan, run, self._fetch, region.revision, region.nbytes, moved_s)
+        outcome.observe(self._parts.meter)
+        return outcome.report(self._parts, seconds=now_s() - started_s, plan_ms=(planned_s - started_s) * 1e3)
+
+    def settle(self) -> None:
+        """Turn what was fetched into files of the artifact, replacing wrong ones. Blocks.
+
+        Raises: CapacityError, ModelLoadError, OSError; then a later load goes on from what is there.
+        """
+        if self._settle_pin is None or self._fetch is None:
+            return
+        artifact, staged = self._wish.artifact, self._fetch.staged
+        region = self._parts.arena.get(artifact.revision)
+        try:
+            with self._settle_pin as pin:
+                if region is not None:
+                    mapping = map_extents(pin.fd, region.extents, writable=False)
+                    staged.settle(mapping.view, artifact.small_files())
+        finally:
+            staged.close()
+        self._parts.nvme.note_use(artifact.revision, self._wish.origins)
+
+    async def _blocking(self, work: Callable[[], _T]) -> _T:
+        return await self._parts.threads.run(work, on_cancel=self._job.stop)
+
+    def _open(self) -> LocalCopy:
+        """Look at the disk: whole files, and what an earlier fetch left. Blocks."""
+        artifact, origins, opener = self._wish.artifact, self._wish.origins, self._parts.open_origin
+        copy = LocalCopy(artifact.directory, artifact.index, self._parts.open_source)
+        try:
+            if not origins or opener is None:
+                for problem in copy.problems.values():
+                    raise problem
+                return copy
+            staged = StagedCopy(self._parts.nvme, artifact.revision, artifact.index, self._make_disk_room)
+            workers = max(1, min(MAX_FETCH_WORKERS, int(MAX_FETCH_WORKERS * weight_of(self._wish.priority))))
+            self._fetch = RemoteFetch(origins, opener, staged, num_workers=workers)
+            for file, (path, chunks) in staged.resume(list(copy.problems)).items():
+                copy.add_partial(file, path, chunks)
+        except BaseException:
+            copy.close()
+            raise
+        return copy
+
+    def _make_disk_room(self, need_bytes: int) -> None:
+        self._parts.nvme.make_room(
+            self._wish.artifact.revision,
+            need_bytes,
+            in_use=self._parts.in_use(),
+            restore_rate=self._parts.meter.estimate("remote").mean_bytes_per_s,
+        )
+
+    def _offers(self, copy: LocalCopy) -> list[Offer]:
+        """What each tier has, at what it costs by experience."""
+        cost = {tier: 1 / self._parts.meter.estimate(tier).mean_bytes_per_s for tier in ("nvme", "remote")}
+        offers = [Offer("nvme", cost["nvme"], copy.chunks)]
+        if self._fetch is not None:
+            # The disk is taken where it has the bytes: what it costs is ours, a transfer costs others too.
+            offers.append(Offer("remote", max(cost["remote"], cost["nvme"])))
+        return offers
+
+    def _make_run(self, plan: LoadPlan, copy: LocalCopy, region: Region, started_s: float) -> LoadRun:
+        trust = self._parts.trust
+        verify_files = {
+            name
+            for name, source in copy.sources.items()
+            if trust.must_verify(copy.paths[name], source.identity)
+        }
+        run = LoadRun(
+            plan,
+            copy,
+            self._fetch,
+            region.view,
+            settings=RunSettings(
+                self._parts.io.read_bytes, weight_of(self._wish.priority), frozenset(verify_files)
+            ),
+            on_progress=self._reporter(plan, started_s),
+        )
+        self._job.stop_reading = run.stop
+        return run
+
+    async def _read(self, run: LoadRun) -> bool:
+        """Move the bytes, and remember which files were right, or were not."""
+        try:
+            return await self._blocking(lambda: run.run(self._parts.pool))
+        except (CorruptDataError, ModelLoadError) as error:
+            if self._fetch is None and run.failures and isinstance(error, CorruptDataError):
+                failures = run.failures
+                aside = await self._blocking(lambda: self._quarantine(failures))
+                raise CorruptDataError(
+                    f"{error.message}; put aside: {', '.join(aside)}", param=error.param, source="agent"
+                ) from error
+            raise
+        finally:
+            run.note_trust(self._parts.trust)
+
+    def _quarantine(self, failures: list[Failure]) -> list[str]:
+        directory = self._wish.artifact.directory
+        files = dict.fromkeys(failure.read.file for failure in failures)
+        places = [self._parts.nvme.quarantine(directory / file) for file in files]
+        return [str(place) for place in places if place is not None]
+
+    def _publish(self, region: Region) -> None:
+        arena = self._parts.arena
+        arena.publish(region)
+        self._parts.room.note_priority(region.revision, self._wish.priority)
+        if self._fetch is not None and self._fetch.staged.has_begun:
+            self._settle_pin = arena.pin(region.revision)
+        self._parts.nvme.note_use(region.revision, self._wish.origins)
+
+    def _close_fetch(self) -> None:
+        """Leave what was fetched for a later load, unless it is about to be settled."""
+        if self._fetch is not None and self._settle_pin is None:
+            self._fetch.staged.close()
+
+    def _release_unless_whole(self, region: Region) -> None:
+        if not region.complete:
+            self._parts.arena.release(region.revision)
+
+    def _reporter(self, plan: LoadPlan, started_s: float) -> OnProgress:
+        """A callback for the reading threads that tells the job's callers, in the event loop."""
+        revision, clock, tell = self._wish.artifact.revision, self._parts.clock, self._job.tell_from_thread()
+
+        def report(done_bytes: int, num_ready: int) -> None:
+            elapsed_s = clock.monotonic_s() - started_s
+            eta_s = elapsed_s * (plan.total_bytes - done_bytes) / done_bytes
+            tell(LoadProgress(revision, done_bytes, plan.total_bytes, eta_s, num_ready))
+
+        return report
