@@ -14,7 +14,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from serverlessllm.checkpoint.reader import Artifact
-from serverlessllm.config import IngestConfig
+from serverlessllm.config import Config, replace
 from serverlessllm.ingest.gate import Gate
 from serverlessllm.ingest.service import create_app
 from serverlessllm.ingest.workplace import Workplace
@@ -26,8 +26,9 @@ Client = TestClient[Any, Any]
 
 
 def service(data_path: Path, **settings: Any) -> web.Application:
-    config = IngestConfig(allow_private_urls=True, **settings)
-    return create_app(Workplace(data_path, config), Gate(SECRET))
+    ingest = {"allow_private_urls": True, **settings}
+    config = replace(Config(), {"data_dir": str(data_path), "ingest": ingest})
+    return create_app(Workplace(config), Gate(SECRET))
 
 
 @pytest.fixture
@@ -165,7 +166,10 @@ async def test_convert_takes_local_paths_alone(client: Client) -> None:
 @pytest.mark.parametrize(
     ("body", "param"),
     [
-        ({"source": "relative/path"}, "source"),
+        ({"source": "./relative/path"}, "source"),
+        ({"source": "ftp://host/a"}, "source"),
+        ({"source": "hf://one-part"}, "source"),
+        ({"source": "/a", "publish": "/b"}, "publish"),
         ({"source": "/a\0b"}, "source"),
         ({"source": "/" + "a" * 5000}, "source"),
         ({"source": 3}, None),

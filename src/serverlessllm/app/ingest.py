@@ -70,7 +70,7 @@ async def serve(config: Config, *, ready: Callable[[str], None] | None = None) -
         store = await SqliteStore.open(data_path / "metadata.sqlite")
         stack.push_async_callback(store.close)
         gate = Gate(secret, StoredKeys(store))
-        server = await start_http(create_app(Workplace(data_path, config.ingest), gate), sock)
+        server = await start_http(create_app(Workplace(config), gate), sock)
         stack.push_async_callback(server.stop)
         log.info("ingest service on %s", server.url)
         if ready is not None:

@@ -51,7 +51,7 @@ async def start_all(config: Config, data_dir: DataDir, stack: AsyncExitStack) ->
     store = await SqliteStore.open(data_dir.metadata)
     stack.push_async_callback(store.close)
 
-    ingest_app = create_ingest_app(Workplace(data_dir.path, config.ingest), Gate(secret))
+    ingest_app = create_ingest_app(Workplace(config), Gate(secret))
     ingest = await start_http(ingest_app, listen(config.ingest.host, config.ingest.port, key="ingest.port"))
     stack.push_async_callback(ingest.stop)
 

@@ -8,13 +8,14 @@ meaning: it passes on what the child says.
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
+from contextlib import suppress
 from typing import Final
 
 from serverlessllm.errors import SllmError
+from serverlessllm.ingest.work_order import WorkOrder
 from serverlessllm.wire.ingest import FromChild, decode_child_line
 
 _MAX_LINE_BYTES: Final = 1 << 20
@@ -22,23 +23,19 @@ _STDERR_TAIL_BYTES: Final = 4096
 _TERMINATE_TIMEOUT_S: Final = 10.0
 
 
-async def run_child(arguments: Sequence[str]) -> AsyncGenerator[FromChild]:
-    """Run `python -m serverlessllm.ingest.work ARGUMENTS`; yields its messages until it ends.
+async def run_child(order: WorkOrder) -> AsyncGenerator[FromChild]:
+    """Run `python -m serverlessllm.ingest.work`; yields its messages until it ends.
 
     Closing the iterator ends the child: it is asked first, so that it removes what is unfinished.
     Raises: WireError for a line that is none of ours; SllmError when it ended without its last message.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "serverlessllm.ingest.work",
-        "--parent-pid",
-        str(os.getpid()),
-        *arguments,
-    ]
-    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE, limit=_MAX_LINE_BYTES)
+    command = (sys.executable, "-m", "serverlessllm.ingest.work")
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=PIPE, stdout=PIPE, stderr=PIPE, limit=_MAX_LINE_BYTES
+    )
     tail = asyncio.create_task(_read_tail(process.stderr))
     try:
+        await _give(process, order.to_bytes())
         async for line in _reader(process.stdout):
             yield decode_child_line(line)
         code = await process.wait()
@@ -49,6 +46,16 @@ async def run_child(arguments: Sequence[str]) -> AsyncGenerator[FromChild]:
     finally:
         await _end(process)
         tail.cancel()
+
+
+async def _give(process: Process, data: bytes) -> None:
+    """Write the child's stdin and close it. One that has ended already is met when its output is read."""
+    if process.stdin is None:
+        raise SllmError("the job's process was started without pipes", source="ingest")
+    with suppress(ConnectionError):
+        process.stdin.write(data)
+        await process.stdin.drain()
+    process.stdin.close()
 
 
 def _reader(stream: asyncio.StreamReader | None) -> asyncio.StreamReader:

@@ -165,7 +165,7 @@ class Jobs:
 
     async def _work(self, job_id: str) -> None:
         """Follow the child to its end. Raises SllmError if it ended without a result."""
-        async with aclosing(run_child(self._workplace.arguments(self._jobs[job_id]))) as messages:
+        async with aclosing(run_child(self._workplace.order(self._jobs[job_id]))) as messages:
             async for message in messages:
                 await self._apply(job_id, message)
         if not self._jobs[job_id].is_finished:

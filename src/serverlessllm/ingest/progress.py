@@ -23,30 +23,33 @@ class ProgressMeter:
         clock: Clock,
         *,
         phase: JobPhase = "convert",
-        kept_bytes: int = 0,
     ) -> None:
-        """`kept_bytes` were done by an earlier run: they count as done, not as speed."""
+        """`total_bytes` 0: not known yet."""
         self._total_bytes = total_bytes
         self._on_progress = on_progress
         self._clock = clock
         self._phase = phase
-        self._kept_bytes = kept_bytes
         self._started_s = clock.monotonic_s()
         self._reported_s = -math.inf
-        self._done_bytes = kept_bytes
+        self._kept_bytes = 0
+        self._done_bytes = 0
 
     def advance(self, nbytes: int) -> None:
         """`nbytes` more are done."""
-        self._done_bytes += nbytes
+        self.reach(self._done_bytes + nbytes, self._total_bytes)
+
+    def reach(self, done_bytes: int, total_bytes: int, *, kept_bytes: int = 0) -> None:
+        """So many bytes are done; `kept_bytes` of them by an earlier run, which says nothing of the speed."""
+        self._done_bytes, self._total_bytes, self._kept_bytes = done_bytes, total_bytes, kept_bytes
         now_s = self._clock.monotonic_s()
-        is_last = self._done_bytes >= self._total_bytes
+        is_last = done_bytes >= total_bytes
         if self._on_progress is None or (now_s - self._reported_s < _INTERVAL_S and not is_last):
             return
         self._reported_s = now_s
         rate = self._bytes_per_s(now_s)
-        left_bytes = self._total_bytes - self._done_bytes
+        left_bytes = total_bytes - done_bytes
         eta_s = round(left_bytes / rate, 3) if rate else (None if left_bytes else 0.0)
-        self._on_progress(Progress(self._done_bytes, self._total_bytes, eta_s, self._phase, round(rate, 1)))
+        self._on_progress(Progress(done_bytes, total_bytes, eta_s, self._phase, round(rate, 1)))
 
     def _bytes_per_s(self, now_s: float) -> float:
         """The mean rate so far; 0 while it is not known."""

@@ -52,7 +52,7 @@ def create_app(workplace: Workplace, gate: Gate, clock: Clock | None = None) -> 
 
     async def jobs(app: web.Application) -> AsyncIterator[None]:
         store = JobStore(workplace.ingest)
-        app[_JOBS] = Jobs(store, workplace, workplace.config.max_jobs, clock or SystemClock())
+        app[_JOBS] = Jobs(store, workplace, workplace.config.ingest.max_jobs, clock or SystemClock())
         await app[_JOBS].start()
         yield
         await app[_JOBS].close()

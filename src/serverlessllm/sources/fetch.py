@@ -85,6 +85,11 @@ class Fetch:
             if self._download is not None:
                 self._download.stop()
 
+    @property
+    def fetched_bytes(self) -> int:
+        """Bytes that crossed the network so far; what `on_progress` counts beyond these was here already."""
+        return self._fetched_bytes
+
     def run(self) -> FetchReport:
         """Fetch everything; blocks.
 

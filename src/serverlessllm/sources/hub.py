@@ -7,6 +7,7 @@ commit when it is first asked about, so that all files are of one state. Knows n
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from serverlessllm.sources.http import HttpSource
 from serverlessllm.sources.hub_files import needed_files
 from serverlessllm.sources.safe_name import safe_name
 
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 PUBLIC_HUB: Final = "https://huggingface.co"
 
 
@@ -47,7 +49,7 @@ class HubRepository:
         self._timeout_s = access.http.stall_timeout_s
         self._http = access.trusting(self._endpoint) if self._endpoint != PUBLIC_HUB else access.http
         self._lock = threading.Lock()
-        self._commit: str | None = None
+        self._commit = revision if revision is not None and _COMMIT.fullmatch(revision) else None
 
     @property
     def commit(self) -> str:

@@ -33,6 +33,7 @@ FILE_SUFFIXES: Final = (*SUFFIXES, ".gguf", ".safetensors", ".bin", ".pt", ".pth
 """Endings by which a location is one file; everything else is a directory (`…/llama-3.2`)."""
 _REPOSITORY: Final = r"(?P<root>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})"
 _HUB: Final = re.compile(rf"{_REPOSITORY}(?:/(?P<path>.+))?", re.ASCII)
+_PINNED: Final = re.compile(r"(?P<commit>[0-9a-f]{40})/(?P<path>.+)", re.ASCII)
 _BARE_HUB: Final = re.compile(rf"{_REPOSITORY}(?:@\w[\w.-]{{0,199}})?", re.ASCII)
 
 
@@ -74,8 +75,12 @@ class Location:
     def _parse_hub(cls, text: str) -> Location:
         name, at, rest = text.partition("@")
         if at:
-            # A revision may hold slashes (refs/pr/3), so a path behind it cannot be told apart: it has none.
             found = _HUB.fullmatch(name)
+            pinned = _PINNED.fullmatch(rest)
+            if found is not None and not found["path"] and pinned is not None:
+                path = safe_name(pinned["path"], where=text[:200])
+                return cls("hub", found["root"], prefix=path, revision=pinned["commit"])
+            # A branch may hold slashes (refs/pr/3), so a path behind it cannot be told apart: it has none.
             if found is None or found["path"] or not re.fullmatch(r"\w[\w./-]{0,199}", rest, re.ASCII):
                 raise _no_repository(text)
             return cls("hub", found["root"], revision=rest)
@@ -96,6 +101,11 @@ class Location:
         if self.kind == "s3":
             return f"s3://{self.root}{below}"
         return f"hf://{self.root}" + (f"@{self.revision}" if self.revision else "") + below
+
+    @property
+    def text(self) -> str:
+        """What `parse` makes this location of. A URL's query may be a signature: not for people."""
+        return self.root if self.kind == "http" else self.name
 
     @property
     def file_name(self) -> str | None:

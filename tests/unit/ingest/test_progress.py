@@ -38,10 +38,11 @@ def test_eta_is_what_is_left_at_the_mean_rate() -> None:
 
 def test_bytes_of_an_earlier_run_are_done_and_no_speed() -> None:
     clock, seen = _HandClock(), list[Progress]()
-    meter = ProgressMeter(100, seen.append, clock, kept_bytes=50)
+    meter = ProgressMeter(100, seen.append, clock)
+    meter.reach(50, 100, kept_bytes=50)
     clock.now_s += 2.0
-    meter.advance(25)
-    assert seen == [Progress(75, 100, 2.0, "convert", 12.5)]
+    meter.reach(75, 100, kept_bytes=50)
+    assert seen == [Progress(50, 100), Progress(75, 100, 2.0, "convert", 12.5)]
 
 
 def test_first_report_knows_no_rate_yet() -> None:
