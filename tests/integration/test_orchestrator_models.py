@@ -48,7 +48,7 @@ async def test_added_model_registers_and_becomes_ready(front: Front, ingest: Fak
     assert added.status_code == 201 and added.json()["state"] == "registering"
     ingest.move(done_bytes=40, total_bytes=100)
     await eventually(lambda: front.orchestrator.models.progress.get("org/new"))
-    ingest.move(state="done", revision="f" * 32, done_bytes=100)
+    ingest.move(state="done", revision="f" * 32, nbytes=100)
     view = await until_state(front, "org/new", "ready")
     assert (view["revision"], view["nbytes"], view["tier"]) == ("f" * 32, 100, "nvme")
 
@@ -57,7 +57,7 @@ async def test_call_of_a_registering_model_is_held_until_it_is_ready(
     front: Front, ingest: FakeIngest
 ) -> None:
     await front.http.post("/admin/models", json=NEW)
-    ingest.move(state="done", revision="f" * 32, total_bytes=100)
+    ingest.move(state="done", revision="f" * 32, nbytes=100)
     assert (await front.chat(model="org/new")).status_code == 200
 
 
@@ -81,7 +81,8 @@ async def test_taken_name_is_409(front: Front) -> None:
     [
         ({"name": "../up"}, "name"),
         ({"source": ""}, "source"),
-        ({"source": "relative/path"}, "source"),
+        ({"source": "./relative/path"}, "source"),
+        ({"source": "ftp://host/model"}, "source"),
         ({"engine": "magic"}, "engine"),
         ({"dtype": "int4"}, "dtype"),
         ({"keep_alive_s": -1}, "keep_alive_s"),
@@ -108,7 +109,7 @@ async def test_registration_goes_on_after_a_restart_of_either_side(
     ingest.forget()
     async with running_front(tmp_path, [FakeAgent()], ingest_url=ingest.url) as front:
         await eventually(lambda: len(ingest.requests) == 2)
-        ingest.move(state="done", revision="f" * 32, total_bytes=100)
+        ingest.move(state="done", revision="f" * 32, nbytes=100)
         await until_state(front, "org/new", "ready")
 
 

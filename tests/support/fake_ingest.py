@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 import msgspec
@@ -10,6 +11,7 @@ from aiohttp import web
 
 from serverlessllm.app.http_server import HttpServer, listen, start_http
 from serverlessllm.errors import InvalidRequestError, NotFoundError, SllmError
+from serverlessllm.wire import sse
 from serverlessllm.wire.ingest import IngestRequest, Job, decode_request
 
 
@@ -19,6 +21,7 @@ class FakeIngest:
 
     jobs: dict[str, Job] = field(default_factory=dict)
     requests: list[IngestRequest] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
     _server: HttpServer | None = None
 
     @property
@@ -30,6 +33,8 @@ class FakeIngest:
         app = web.Application()
         app.router.add_post("/ingest", self._ingest)
         app.router.add_get("/jobs/{id}", self._job)
+        app.router.add_delete("/jobs/{id}", self._cancel)
+        app.router.add_get("/jobs/{id}/events", self._events)
         self._server = await start_http(app, listen("127.0.0.1", 0, key="port"))
 
     async def stop(self) -> None:
@@ -60,6 +65,25 @@ class FakeIngest:
             error: SllmError = NotFoundError("no such job", source="ingest")
             return _reply(error.as_openai(), 404)
         return _reply(job)
+
+    async def _cancel(self, request: web.Request) -> web.Response:
+        job_id = request.match_info["id"]
+        self.cancelled.append(job_id)
+        self.jobs[job_id] = msgspec.structs.replace(self.jobs[job_id], state="cancelled")
+        return _reply(self.jobs[job_id])
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        seen: Job | None = None
+        while seen is None or not seen.is_finished:
+            job = self.jobs[request.match_info["id"]]
+            if job is not seen:
+                await response.write(sse.event(1, msgspec.json.encode(job)))
+            seen = job
+            await asyncio.sleep(0.005)
+        await response.write(sse.DONE)
+        return response
 
 
 def _reply(body: object, status: int = 200) -> web.Response:

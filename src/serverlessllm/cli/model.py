@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sllm model`: register, list, show and remove models."""
+"""`sllm model`: register, pull, list, show and remove models."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import click
 
 from serverlessllm.cli import exit_codes
+from serverlessllm.cli.pull import pull
 from serverlessllm.cli.session import Session, server_options
 from serverlessllm.cli.terminal import note, print_fields, print_json, print_table
 from serverlessllm.cli.units import age_text, bytes_text, duration_text
@@ -25,7 +26,7 @@ Dtype = Literal["bfloat16", "float16", "float32"]
 
 @click.group(epilog=exit_codes.EPILOG)
 def model() -> None:
-    """Register, list, show and remove models."""
+    """Register, pull, list, show and remove models."""
 
 
 class EngineOption(click.ParamType[tuple[str, float]]):
@@ -70,6 +71,12 @@ class EngineOption(click.ParamType[tuple[str, float]]):
 @click.option(
     "--option", "options", type=EngineOption(), multiple=True, help="For the engine; may be repeated."
 )
+@click.option(
+    "--lazy/--now",
+    "lazy",
+    default=None,
+    help="Fetch and convert at the first call, or now; without either, what lies elsewhere at the first call.",
+)
 @click.option("--no-wait", is_flag=True, help="Return at once; `sllm model show NAME` tells how far it is.")
 @server_options
 def add(
@@ -80,18 +87,21 @@ def add(
     dtype: Dtype | None,
     keep_alive_s: float | None,
     options: tuple[tuple[str, float], ...],
+    lazy: bool | None,
     no_wait: bool,
 ) -> None:
     """Register SOURCE as model NAME.
 
-    SOURCE is a path on the server's machine: a Hugging Face directory (safetensors or PyTorch weights), a GGUF
-    file, or an artifact.
+    SOURCE is a path on the server's machine (a Hugging Face directory with safetensors or PyTorch weights, a GGUF
+    file, an artifact), a repository of the hub (`org/name`, `hf://org/name@revision`), `s3://bucket/prefix`, or an
+    http(s) URL of a directory, an archive or a GGUF file. What lies elsewhere is fetched with the first call.
     """
     settings: ModelSettings = {
         "engine": engine,
         "dtype": dtype,
         "keep_alive_s": keep_alive_s,
         "options": dict(options),
+        "lazy": lazy,
     }
     with session.client() as client:
         view = _register(
@@ -101,6 +111,10 @@ def add(
         print_json(view)
     elif view.state == "ready":
         note(f"{name} is ready: {bytes_text(view.nbytes)}, revision {view.revision}; try `sllm chat {name}`")
+    elif view.state == "remote":
+        note(
+            f"{name} is registered; its bytes come with the first call, or now with `sllm model pull {name}`"
+        )
     else:
         note(f"{name} is being registered; `sllm model show {name}` tells how far it is")
 
@@ -169,6 +183,8 @@ def show(session: Session, name: str) -> None:
             ("state", f"{state_of(view)}{_progress_text(view)}"),
             ("error", view.error or ""),
             ("source", view.source),
+            ("fetched from", view.resolved if view.resolved != view.source and view.resolved else ""),
+            *(("also in", origin) for origin in view.origins),
             ("revision", view.revision or ""),
             ("engine", view.engine),
             ("dtype", view.dtype or "as in the source"),
@@ -189,6 +205,8 @@ def size_text_of(view: ModelView) -> str:
 
 def state_of(view: ModelView) -> str:
     """The model in one word: its registration's state, and once that is done its replicas'."""
+    if view.state == "remote" and view.progress is not None:
+        return "fetching"
     if view.state != "ready":
         return view.state
     states = [replica.status.state for replica in view.replicas]
@@ -227,3 +245,6 @@ def rm(session: Session, name: str, yes: bool) -> None:
         print_json({"deleted": name})
     else:
         note(f"{name} is removed")
+
+
+model.add_command(pull)

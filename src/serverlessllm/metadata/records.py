@@ -19,9 +19,11 @@ from serverlessllm.wire.admin import ModelState
 class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
     """`models/{name}`: a name that users call, and the revision that it stands for now.
 
-    `revision`, `artifact` (a path or URI) and `nbytes` (of the weights) are known once it is ready. `source` is
-    what the operator registered, `dtype` what the weights were rounded to (None: kept), `job_id` the conversion
-    that is or was under way. `keep_alive_s` None takes the server's; `options` go to the engine as they are.
+    `revision`, `artifact` (its directory) and `nbytes` (of the weights) are known once it is ready; `origins` are
+    further places that hold the same artifact (`s3://bucket/prefix/<revision>`), for nodes that lack bytes of it.
+    `source` is what the operator registered, `resolved` what it meant when it was fetched (a branch became a
+    commit), `dtype` what the weights were rounded to (None: kept), `job_id` the ingest job that is or was under
+    way. `keep_alive_s` None takes the server's; `options` go to the engine as they are.
     """
 
     name: str
@@ -31,7 +33,9 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
     created_at_s: float
     revision: str | None = None
     artifact: str | None = None
+    origins: list[str] = []
     nbytes: int = 0
+    resolved: str | None = None
     dtype: str | None = None
     keep_alive_s: float | None = None
     options: dict[str, float] = {}

@@ -44,6 +44,7 @@ class Exchange:
         self.arrived_s = arrived_s
         self.is_stream = timeline.is_stream
         self._clock = clock
+        self._patient_since_s = arrived_s
         self._response: web.StreamResponse | None = None
         self._has_early_headers = False
 
@@ -56,6 +57,15 @@ class Exchange:
     def elapsed_s(self) -> float:
         """Seconds since arrival."""
         return self._clock.monotonic_s() - self.arrived_s
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds since arrival, or since what it waits for last made progress from elsewhere."""
+        return self._clock.monotonic_s() - self._patient_since_s
+
+    def be_patient(self) -> None:
+        """What it waits for makes progress: the hold deadline counts from now."""
+        self._patient_since_s = self._clock.monotonic_s()
 
     async def comment(self, text: str) -> None:
         """Tell a waiting stream what goes on; its headers leave now if they have not."""

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The registry: a watched copy of the store's `models/`, and how records come, change and go.
 
-state        → entered by                    → next
-registering  → add                           → ready | failed, by `registration.py`
-ready        → its artifact is there         → removed
-failed       → its conversion failed         → removed, or added again
+state        → entered by                        → next
+registering  → add                               → ready | failed, by `registration.py`
+remote       → add of what lies elsewhere, or    → ready, by `fetches.py`: at the first call, or pulled
+               its artifact was lost
+ready        → its artifact is there             → remote | removed
+failed       → its conversion failed             → removed, or added again
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from serverlessllm.metadata.keys import Keys
 from serverlessllm.metadata.records import ModelRecord
 from serverlessllm.metadata.store import MetadataStore
 from serverlessllm.orchestrator.changes import Changes
+from serverlessllm.orchestrator.ingest_job import progress_text
 from serverlessllm.orchestrator.watched import Watched
 from serverlessllm.wire.admin import AddModel, IngestProgress
 
@@ -68,13 +71,13 @@ class Models:
         return any(record.revision == revision for record in self._records.values())
 
     async def settled(self, name: str, report: Callable[[str], None]) -> ModelRecord:
-        """The record once it is ready; waits while it registers.
+        """The record once it is ready or remote; waits while it registers.
 
         Raises: ModelNotFoundError, also when the registration failed: there is nothing to call.
         """
         while True:
             record = self.get(name)
-            if record.state == "ready":
+            if record.state in ("ready", "remote"):
                 return record
             if record.state == "failed":
                 raise ModelNotFoundError(
@@ -83,10 +86,7 @@ class Models:
                     source="ingest",
                 )
             progress = self.progress.get(name)
-            if progress is not None and progress.total_bytes:
-                report(f"registering {100 * progress.done_bytes // progress.total_bytes}%")
-            else:
-                report("registering")
+            report("registering" if progress is None else progress_text(progress))
             await self._changes.wait(LOOK_AGAIN_S)
 
     def check_free(self, name: str) -> None:
@@ -95,12 +95,12 @@ class Models:
         if known is not None and known.state != "failed":
             raise ConflictError(f"model {name!r} exists ({known.state}); remove it first", param="name")
 
-    async def add(self, request: AddModel, job_id: str) -> ModelRecord:
-        """Record a model whose conversion has begun. Raises ConflictError."""
+    async def add(self, request: AddModel, job_id: str | None) -> ModelRecord:
+        """Record a model whose job has begun, or one that is remote (`job_id` None). Raises ConflictError."""
         self.check_free(request.name)
         record = ModelRecord(
             name=request.name,
-            state="registering",
+            state="remote" if job_id is None else "registering",
             engine=request.engine,
             source=request.source,
             created_at_s=self._clock.wall_s(),

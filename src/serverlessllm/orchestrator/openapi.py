@@ -107,6 +107,15 @@ OPERATIONS: Final = (
         errors=(404, 503),
         parameters=(_IN_NAME,),
     ),
+    Operation(
+        "post",
+        "/admin/models/{name}/pull",
+        "Bring a remote model's bytes here; events tell how far it is",
+        "ModelView",
+        errors=(404, 415),
+        media_types=("text/event-stream",),
+        parameters=(_IN_NAME,),
+    ),
     Operation("get", "/admin/agents", "Nodes", "AgentList"),
     Operation("get", "/admin/agents/{id}", "One node", "AgentView", errors=(404,), parameters=(_IN_ID,)),
     Operation(

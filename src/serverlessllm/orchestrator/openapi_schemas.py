@@ -109,7 +109,7 @@ def schemas() -> Schema:
     components["ChatRequest"]["properties"]["messages"] |= {"minItems": 1, "maxItems": openai.MAX_MESSAGES}
     components["AddModel"]["properties"]["name"] = MODEL_NAME
     components["AddModel"]["properties"]["source"] |= {
-        "pattern": "^/",
+        "pattern": "^(/|hf://|s3://|https?://)",
         "maxLength": admin.MAX_SOURCE_BYTES,
     }
     components["AddModel"]["properties"]["keep_alive_s"] |= {"minimum": 0}

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from serverlessllm.clock import Clock
 from serverlessllm.config import Config
 from serverlessllm.errors import ModelNotFoundError
+from serverlessllm.metadata.records import ModelRecord
 from serverlessllm.metadata.store import MetadataStore
 from serverlessllm.orchestrator.admission import Admission
 from serverlessllm.orchestrator.agent_link import AgentLink
 from serverlessllm.orchestrator.agents import Agents
 from serverlessllm.orchestrator.changes import Changes
 from serverlessllm.orchestrator.decisions import DecisionRing
+from serverlessllm.orchestrator.fetches import Fetches
 from serverlessllm.orchestrator.keyring import Keyring
 from serverlessllm.orchestrator.models import Models
 from serverlessllm.orchestrator.placements import Placements
@@ -67,12 +69,20 @@ class Orchestrator:
         self._unbinder = Unbinder(self.agents, self._table, self._placements)
         self._reconciler = Reconciler(self.models, self.agents, self._table, self._placements, self._unbinder)
         self._ingest = IngestClient(ingest_url, secret)
-        self.registrations = Registrations(
-            self.models, self._ingest, config.data_path / "artifacts", self.changes
-        )
+        artifacts = config.data_path / "artifacts"
+        self.registrations = Registrations(self.models, self._ingest, artifacts, self.changes)
+        self.fetches = Fetches(self.models, self._ingest, artifacts, self.changes)
         room = Room(self._table, self._unbinder, self.changes, clock)
         waker = Waker(
-            self.models, self.agents, self._table, self._placements, room, decisions, self.changes, clock
+            self.models,
+            self.agents,
+            self._table,
+            self._placements,
+            room,
+            decisions,
+            self.changes,
+            clock,
+            self.fetches,
         )
         self.wakes = Wakes(waker, self.agents, self.metrics, self.config.max_held_requests)
         keep_alive_s = self.config.keep_alive_s
@@ -113,6 +123,7 @@ class Orchestrator:
             self._idle_task.cancel()
             await asyncio.gather(self._idle_task, return_exceptions=True)
         await self.wakes.stop()
+        await self.fetches.stop()
         await self.registrations.stop()
         await self._reconciler.stop()
         await self._placements.flush()
@@ -144,6 +155,14 @@ class Orchestrator:
         record = self.models.get(name)
         return await self._unbinder.unbind_all(name, record.revision, drop_bytes=drop_bytes)
 
+    async def pull_model(self, name: str) -> ModelRecord:
+        """Bring the model's bytes here, sharing what is under way; the record then.
+
+        Cancelling it stops the fetch unless others wait for it. Raises as `Fetches.join`.
+        """
+        record = await self.models.settled(name, _ignore)
+        return record if record.state == "ready" else await self.fetches.join(name, _ignore)
+
     async def remove_model(self, name: str) -> None:
         """Forget the model, unbind it, and delete its artifact when it is the last that uses it.
 
@@ -152,7 +171,9 @@ class Orchestrator:
         record = self.models.get(name)
         await self.models.remove(name)
         self.registrations.cancel(name)
-        self.wakes.cancel(name, ModelNotFoundError(f"model {name!r} was removed", param="model"))
+        removed = ModelNotFoundError(f"model {name!r} was removed", param="model")
+        self.wakes.cancel(name, removed)
+        self.fetches.cancel(name, removed)
         revision = record.revision
         is_last = revision is not None and not self.models.uses(revision)
         await self._unbinder.unbind_all(name, revision, drop_bytes=is_last)
@@ -161,8 +182,9 @@ class Orchestrator:
             await asyncio.to_thread(self._remove, revision)
 
     def _may_remove_artifacts(self) -> bool:
-        """Not while something registers: it may be about to find that very artifact."""
-        return all(record.state != "registering" for record in self.models.all())
+        """Not while something is brought: it may be about to find that very artifact."""
+        is_registering = any(record.state == "registering" for record in self.models.all())
+        return not is_registering and not self.fetches.is_busy()
 
     def _remove(self, revision: str) -> None:
         if self._remove_artifact is not None:
@@ -173,3 +195,7 @@ class Orchestrator:
         num_alive = sum(view.is_alive for view in views)
         self.metrics.agents.labels("true").set(num_alive)
         self.metrics.agents.labels("false").set(len(views) - num_alive)
+
+
+def _ignore(text: str, *, done_bytes: int = 0) -> None:
+    """A report that nobody reads: who pulls looks at the model."""

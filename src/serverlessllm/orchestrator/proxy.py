@@ -144,7 +144,7 @@ class Proxy:
             if isinstance(cause, DROPS_REPLICA):
                 self._table.drop(replica)
             if isinstance(cause, UNBOUND):
-                if exchange.elapsed_s >= self._config.hold_timeout_s:
+                if exchange.waited_s >= self._config.hold_timeout_s:
                     raise self._late(exchange)
             else:
                 num_failures += 1
@@ -177,12 +177,19 @@ class Proxy:
         return self._secret_line + lines.encode()
 
     async def _hold(self, exchange: Exchange) -> Replica:
-        """Wait until the model is awake. Raises its error, or HoldDeadlineError and NoAgentError when it is late."""
+        """Wait until the model is awake. Raises its error, or HoldDeadlineError and NoAgentError when it is late.
+
+        Bytes that arrive from elsewhere put the deadline off: a large model takes longer, a stalled one does not.
+        """
         exchange.timeline.state = "held"
         joined_s = self._clock.monotonic_s()
         with self._wakes.hold(exchange.timeline.model) as wake:
+            num_progress = 0
             while not await wake.settled(self._pause_s(exchange)):
-                if exchange.elapsed_s >= self._config.hold_timeout_s:
+                if wake.num_progress != num_progress:
+                    num_progress = wake.num_progress
+                    exchange.be_patient()
+                if exchange.waited_s >= self._config.hold_timeout_s:
                     raise self._late(exchange)
                 if exchange.is_stream:
                     await exchange.comment(self._wakes.progress(wake))
@@ -197,7 +204,7 @@ class Proxy:
 
     def _pause_s(self, exchange: Exchange) -> float:
         """Until the next comment is due, or the deadline."""
-        left_s = max(0.0, self._config.hold_timeout_s - exchange.elapsed_s)
+        left_s = max(0.0, self._config.hold_timeout_s - exchange.waited_s)
         if not exchange.is_stream:
             return left_s
         if exchange.is_open:

@@ -8,24 +8,27 @@ import logging
 from pathlib import Path
 from typing import Final
 
-from serverlessllm.errors import ConflictError, NotFoundError, SllmError
+from serverlessllm.errors import (
+    CheckpointError,
+    ConflictError,
+    InvalidRequestError,
+    ModelLoadError,
+    NotFoundError,
+    SllmError,
+)
 from serverlessllm.metadata.records import ModelRecord
 from serverlessllm.orchestrator.changes import Changes
+from serverlessllm.orchestrator.ingest_job import progress_of, ready_fields, request_for
 from serverlessllm.orchestrator.models import Models
 from serverlessllm.sdk.ingest import IngestClient
-from serverlessllm.types import is_revision
-from serverlessllm.wire.admin import AddModel, IngestProgress
-from serverlessllm.wire.ingest import IngestRequest, Job, TargetDtype
+from serverlessllm.sources.location import Location
+from serverlessllm.wire.admin import AddModel
+from serverlessllm.wire.ingest import IngestRequest, Job
 
 log = logging.getLogger(__name__)
 
 POLL_S: Final = 0.2
 RETRY_S: Final = 1.0
-_DTYPES: Final[dict[str, TargetDtype]] = {
-    "float32": "float32",
-    "bfloat16": "bfloat16",
-    "float16": "float16",
-}
 
 
 class Registrations:
@@ -52,8 +55,14 @@ class Registrations:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def add(self, request: AddModel) -> ModelRecord:
-        """Start the job and record the model. Raises ConflictError, and what the ingest service says."""
+        """Start the job and record the model; a lazy one is recorded alone.
+
+        Raises: InvalidRequestError, ConflictError, and what the ingest service says.
+        """
         self._models.check_free(request.name)
+        is_local = _check_source(request.source).kind == "path"
+        if request.lazy if request.lazy is not None else not is_local:
+            return await self._models.add(request, None)
         job = await self._ingest.ingest(IngestRequest(source=request.source, dtype=request.dtype))
         record = await self._models.add(request, job.id)
         self._follow(record)
@@ -92,9 +101,8 @@ class Registrations:
 
     async def _start_again(self, record: ModelRecord) -> ModelRecord:
         """The service forgot the job (it restarted): a conversion leaves nothing half done, so begin anew."""
-        request = IngestRequest(source=record.source, dtype=_DTYPES.get(record.dtype or ""))
         try:
-            job = await self._ingest.ingest(request)
+            job = await self._ingest.ingest(request_for(record))
             return await self._models.change(record, job_id=job.id)
         except SllmError as error:
             if error.retryable:
@@ -106,29 +114,37 @@ class Registrations:
         if record.state != "registering":
             return True
         job = await self._ingest.job(record.job_id or "none")
-        if job.state == "failed":
-            message = str((job.error or {}).get("message", "the conversion failed"))
+        if job.state in ("failed", "cancelled"):
+            message = str((job.error or {}).get("message", "the job was cancelled"))
             await self._models.change(record, state="failed", error=message)
             log.warning("registration of %s failed: %s", record.name, message)
             return True
         if job.state == "done":
             await self._finish(record, job)
             return True
-        self._models.progress[record.name] = IngestProgress(
-            job_id=job.id, phase=job.state, done_bytes=job.done_bytes, total_bytes=job.total_bytes
-        )
+        self._models.progress[record.name] = progress_of(job)
         self._changes.notify()
         return False
 
     async def _finish(self, record: ModelRecord, job: Job) -> None:
-        if job.revision is None or not is_revision(job.revision):
-            await self._models.change(record, state="failed", error="the conversion named no revision")
-            return
-        await self._models.change(
-            record,
-            state="ready",
-            revision=job.revision,
-            artifact=str(self._artifacts / job.revision),
-            nbytes=job.total_bytes,
+        try:
+            fields = ready_fields(job, self._artifacts)
+        except ModelLoadError as error:
+            fields = {"state": "failed", "error": error.message}
+        await self._models.change(record, **fields)
+        log.info("%s is %s: revision %s", record.name, fields["state"], job.revision)
+
+
+def _check_source(source: str) -> Location:
+    """Where it lies. Raises InvalidRequestError naming the field."""
+    try:
+        location = Location.parse(source)
+    except (CheckpointError, InvalidRequestError) as error:
+        raise InvalidRequestError(f"source: {error.message}", param="source") from error
+    if location.kind == "path" and not Path(location.root).is_absolute():
+        raise InvalidRequestError(
+            f"source: {source[:200]!r} is not here; write an absolute path on the server, org/name or "
+            "hf://org/name[@revision], s3://bucket/prefix, or an http(s) URL",
+            param="source",
         )
-        log.info("%s is ready: revision %s", record.name, job.revision)
+    return location

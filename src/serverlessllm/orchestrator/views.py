@@ -67,6 +67,8 @@ class Views:
             replicas=self._agents.replicas_of(record.name),
             loads=self._agents.loads_of(record.name),
             num_held=self._wakes.num_held(record.name),
+            resolved=record.resolved,
+            origins=record.origins,
         )
 
     def models(self) -> list[ModelView]:
@@ -96,6 +98,8 @@ class Views:
         )
 
     def _tier(self, record: ModelRecord) -> Tier | None:
+        if record.state == "remote":
+            return "remote"
         if record.revision is None:
             return None
         return self._agents.memory_tier(record.revision) or "nvme"

@@ -31,12 +31,17 @@ class Wake:
         self.model = model
         self.num_waiters = 0
         self.text = "waking"
+        self.num_progress = 0
+        self._done_bytes = 0
         self.task: asyncio.Task[Woken] | None = None
         self.cancelled_by: SllmError | None = None
 
-    def report(self, text: str) -> None:
-        """What the wake-up is doing, in a few words."""
+    def report(self, text: str, *, done_bytes: int = 0) -> None:
+        """What the wake-up is doing, in a few words; bytes that arrive from elsewhere are progress."""
         self.text = text
+        if done_bytes != self._done_bytes:
+            self._done_bytes = done_bytes
+            self.num_progress += 1
 
     async def settled(self, timeout_s: float) -> bool:
         """Wait for the end, at most `timeout_s`; cancelling this does not cancel the wake-up."""

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Final
 
+import msgspec
+
 from serverlessllm.clock import Clock
 from serverlessllm.errors import (
     CapacityError,
+    CheckpointError,
     ConflictError,
     InsufficientMemoryError,
     MetadataUnavailableError,
@@ -33,6 +35,7 @@ from serverlessllm.orchestrator.agent_link import AgentLink
 from serverlessllm.orchestrator.agents import Agents
 from serverlessllm.orchestrator.changes import Changes
 from serverlessllm.orchestrator.decisions import DecisionRing
+from serverlessllm.orchestrator.fetches import Fetches, Report
 from serverlessllm.orchestrator.models import Models
 from serverlessllm.orchestrator.placement.decide import Decision, decide
 from serverlessllm.orchestrator.placement.facts import CPU_DEVICE_SET, AgentFacts, Need
@@ -68,6 +71,14 @@ class Woken:
     load: LoadResult | None
     place_ms: float
 
+    def after_fetch(self, fetch_ms: float) -> Woken:
+        """The same, where the bytes had to be fetched and converted first."""
+        if self.load is None:
+            return self
+        fetch_ms += self.load.fetch_ms
+        load = msgspec.structs.replace(self.load, start="cold", tier="remote", fetch_ms=fetch_ms)
+        return Woken(self.replica, load, self.place_ms)
+
 
 class Waker:
     """Wakes models. Keeps no state of its own between calls."""
@@ -82,8 +93,10 @@ class Waker:
         decisions: DecisionRing,
         changes: Changes,
         clock: Clock,
+        fetches: Fetches,
     ) -> None:
         self._models = models
+        self._fetches = fetches
         self._agents = agents
         self._table = table
         self._placements = placements
@@ -93,16 +106,23 @@ class Waker:
         self._clock = clock
         self._rng = Random()
 
-    async def wake(self, model: str, report: Callable[[str], None]) -> Woken:
+    async def wake(self, model: str, report: Report) -> Woken:
         """Returns a ready replica; `report` takes a few words for those who wait.
+
+        A model whose bytes are elsewhere is fetched first, once; so is one whose artifact no agent can read.
 
         Raises: ModelNotFoundError; ModelLoadError when the load failed on every agent that may take it;
         InsufficientMemoryError when it fits none.
         """
         failures: dict[str, SllmError] = {}
-        must_wait = False
+        must_wait = was_lost = False
+        fetch_ms = 0.0
         while True:
             record = await self._models.settled(model, report)
+            if record.state == "remote":
+                began_s = self._clock.monotonic_s()
+                record = await self._fetches.join(model, report)
+                fetch_ms += (self._clock.monotonic_s() - began_s) * 1e3
             adopted = self._table.get(model, record.revision)
             if adopted is not None:
                 return Woken(adopted, None, 0.0)
@@ -110,6 +130,11 @@ class Waker:
             links = self._agents.alive()
             decision = self._decide(record, links, frozenset(failures))
             if decision.picked is None:
+                if not was_lost and any(_is_lost(error) for error in failures.values()):
+                    was_lost = True
+                    failures.clear()
+                    await self._fetches.lost(record)
+                    continue
                 self._raise_if_hopeless(record, links, decision, failures)
                 report("waiting for an agent")
                 await self._changes.wait(LOOK_AGAIN_S)
@@ -120,7 +145,8 @@ class Waker:
                     if must_wait:
                         report("waiting for room")
                         await self._room.make(link, model)
-                    return await self._load(record, link, decision, started_s, report)
+                    woken = await self._load(record, link, decision, started_s, report)
+                    return woken if fetch_ms == 0.0 else woken.after_fetch(fetch_ms)
             except CapacityError:
                 must_wait = True
             except PLACE_AGAIN as error:
@@ -162,7 +188,7 @@ class Waker:
         link: AgentLink,
         decision: Decision,
         started_s: float,
-        report: Callable[[str], None],
+        report: Report,
     ) -> Woken:
         revision = record.revision or ""
         attempt = await self._placements.claim(record.name, revision, link.agent_id)
@@ -194,6 +220,7 @@ class Waker:
             engine=record.engine,
             attempt=attempt,
             options=record.options,
+            origins=record.origins,
         )
         load = asyncio.ensure_future(link.client.load(request))
         lost = asyncio.ensure_future(link.lost.wait())
@@ -221,6 +248,11 @@ class Waker:
             picked=link.agent_id,
             probability=decision.probability,
         )
+
+
+def _is_lost(error: SllmError) -> bool:
+    """Whether it says that the artifact is damaged or gone, rather than that it cannot be run."""
+    return isinstance(error, CheckpointError) and not isinstance(error, UnsupportedCheckpointError)
 
 
 def _facts(link: AgentLink, need: Need) -> AgentFacts:

@@ -34,6 +34,7 @@ class ModelSettings(TypedDict, total=False):
     dtype: Literal["bfloat16", "float16", "float32"] | None
     keep_alive_s: float | None
     options: dict[str, float]
+    lazy: bool | None
 
 
 def list_models() -> Call[ModelList]:
@@ -50,6 +51,11 @@ def add_model(name: str, source: str, settings: ModelSettings) -> Call[ModelView
 
 def remove_model(name: str) -> Call[Deleted]:
     return Call("DELETE", f"/admin/models/{segment(name)}", Deleted)
+
+
+def pull_model(name: str) -> Call[object]:
+    """Answered by events; see `sdk/pull_events.py`."""
+    return Call("POST", f"/admin/models/{segment(name)}/pull", object, {})
 
 
 def stop_model(name: str, drop_bytes: bool) -> Call[Stopped]:

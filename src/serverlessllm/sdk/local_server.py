@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sllm serve` as a child process: for demos, tests, benchmarks and programs that bring their own platform."""
+"""A service of ours as a child process: for demos, tests, benchmarks and programs that bring their own platform."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ STOP_TIMEOUT_S = 30.0
 class LocalServer:
     """A platform of one's own, from `start` to `stop`; a context manager.
 
-    `flags` are flags of `sllm serve` without their dashes (`{"arena-budget-bytes": "1GiB"}`). The log goes to
-    `log_path`, by default `<data_dir>/logs/serve.log`. Port 0, the default, takes a free one: read `url`.
+    `flags` are flags of the command without their dashes (`{"arena-budget-bytes": "1GiB"}`). The log goes to
+    `log_path`, by default `<data_dir>/logs/<command>.log`. Port 0, the default, takes a free one: read `url`.
     """
 
     def __init__(
@@ -35,10 +35,13 @@ class LocalServer:
         flags: Mapping[str, str] | None = None,
         env: Mapping[str, str] | None = None,
         log_path: Path | None = None,
+        command: str = "serve",
     ) -> None:
+        """`command`: `serve`, or `ingest` for the ingest service alone."""
         self.data_dir = data_dir
-        self.log_path = log_path or data_dir / "logs" / "serve.log"
-        self._argv = [sys.executable, "-m", "serverlessllm.cli.main", "serve", "--json"]
+        self.log_path = log_path or data_dir / "logs" / f"{command}.log"
+        self._command = command
+        self._argv = [sys.executable, "-m", "serverlessllm.cli.main", command, "--json"]
         self._argv += ["--data-dir", str(data_dir), "--port", str(port)]
         for name, value in (flags or {}).items():
             self._argv.append(f"--{name}={value}")
@@ -80,7 +83,7 @@ class LocalServer:
                 return str(document["url"])
         self._running().wait()
         tail = self.log_path.read_text(errors="replace")[-2000:]
-        raise ServiceError(f"sllm serve did not start; end of {self.log_path}:\n{tail}")
+        raise ServiceError(f"sllm {self._command} did not start; end of {self.log_path}:\n{tail}")
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:

@@ -17,6 +17,7 @@ import httpx
 
 from serverlessllm.errors import ModelLoadError
 from serverlessllm.sdk import calls
+from serverlessllm.sdk.pull_events import PullEvents
 from serverlessllm.sdk.request import (
     DEFAULT_URL,
     STREAM_TIMEOUT,
@@ -43,10 +44,10 @@ POLL_S: Final = 0.2
 
 
 def ended_registration(view: ModelView) -> bool:
-    """Whether the model may be called now. Raises ModelLoadError when its registration failed."""
+    """Whether the model may be called. Raises ModelLoadError when its registration failed."""
     if view.state == "failed":
         raise ModelLoadError(f"{view.name} could not be registered: {view.error}", source="ingest")
-    return view.state == "ready"
+    return view.state in ("ready", "remote")
 
 
 def _headers_summary(response: httpx.Response) -> list[StreamItem]:
@@ -80,8 +81,9 @@ class Client:
         on_progress: Callable[[ModelView], None] | None = None,
         **settings: Unpack[calls.ModelSettings],
     ) -> ModelView:
-        """Register a model from `source`, a path on the server. `wait` returns once it may be called, telling
-        `on_progress` meanwhile.
+        """Register a model from `source`: a path on the server, `hf://org/name`, `s3://…`, an http(s) URL.
+
+        `wait` returns once it may be called, telling `on_progress` meanwhile; a lazy one may be called at once.
 
         Raises: ConflictError when the name is taken; with `wait` ModelLoadError when its source failed.
         """
@@ -92,6 +94,32 @@ class Client:
             time.sleep(POLL_S)
             view = self.get_model(name)
         return view
+
+    def pull_model(self, name: str, *, on_progress: Callable[[ModelView], None] | None = None) -> ModelView:
+        """Bring the bytes of a remote model to the server, and wait; of one that has them, returns at once.
+
+        Interrupted, the fetch stops unless others wait for it, and goes on from there next time. Raises:
+        ModelNotFoundError; ModelLoadError when its source cannot be had; CapacityError.
+        """
+        request = self._builder.build(calls.pull_model(name), STREAM_TIMEOUT)
+        events = PullEvents()
+        view: ModelView | None = None
+        try:
+            response = self._http.send(request, stream=True)
+            try:
+                if not response.is_success:
+                    response.read()
+                raise_for_error(response)
+                for line in response.iter_lines():
+                    view = events.feed(line) or view
+                    if view is not None and on_progress is not None:
+                        on_progress(view)
+            finally:
+                response.close()
+        except httpx.TransportError as error:
+            raise unreachable(self._builder.base_url, error) from error
+        events.end()
+        return view or self.get_model(name)
 
     def remove_model(self, name: str) -> None:
         """Unregister it and delete its bytes. Raises ModelNotFoundError."""
@@ -196,6 +224,29 @@ class AsyncClient:
             await asyncio.sleep(POLL_S)
             view = await self.get_model(name)
         return view
+
+    async def pull_model(
+        self, name: str, *, on_progress: Callable[[ModelView], None] | None = None
+    ) -> ModelView:
+        request = self._builder.build(calls.pull_model(name), STREAM_TIMEOUT)
+        events = PullEvents()
+        view: ModelView | None = None
+        try:
+            response = await self._http.send(request, stream=True)
+            try:
+                if not response.is_success:
+                    await response.aread()
+                raise_for_error(response)
+                async for line in response.aiter_lines():
+                    view = events.feed(line) or view
+                    if view is not None and on_progress is not None:
+                        on_progress(view)
+            finally:
+                await response.aclose()
+        except httpx.TransportError as error:
+            raise unreachable(self._builder.base_url, error) from error
+        events.end()
+        return view or await self.get_model(name)
 
     async def remove_model(self, name: str) -> None:
         await self._send(calls.remove_model(name))

@@ -16,8 +16,9 @@ from serverlessllm.types import EngineKind, Role, StartKind, Tier, check_model_n
 from serverlessllm.wire.agent import AgentStatus, LoadProgressStatus, ReplicaStatus
 from serverlessllm.wire.openai import field_error
 
-ModelState = Literal["registering", "ready", "failed"]
-"""registering: its source is being fetched and converted · ready: may be called · failed: see `error`."""
+ModelState = Literal["registering", "remote", "ready", "failed"]
+"""registering: its source is being fetched and converted · remote: its bytes come with the first call, or with
+`sllm model pull` · ready: its artifact is there · failed: see `error`. Remote and ready ones may be called."""
 
 RequestState = Literal["held", "running", "done", "failed", "cancelled"]
 """held: its model wakes · running: sent to an agent · the others: finished, with `status` and `error`."""
@@ -29,8 +30,10 @@ MAX_OPTIONS: Final = 64
 
 
 class AddModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /admin/models`. `source` is a path on the server, or what the ingest service can fetch.
+    """`POST /admin/models`. `source` is an absolute path on the server, `hf://org/name[@revision]` or `org/name`,
+    `s3://bucket/prefix`, or an http(s) URL.
 
+    `lazy`: fetch and convert at the first call (True) or now (False); None: what lies elsewhere at the first call.
     `dtype` rounds the weights once, at conversion (None keeps them). `keep_alive_s` None takes the server's.
     `options` go to the engine as they are.
     """
@@ -41,6 +44,7 @@ class AddModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
     keep_alive_s: float | None = None
     options: dict[str, float] = {}
+    lazy: bool | None = None
 
 
 def parse_add_model(body: bytes) -> AddModel:
@@ -64,12 +68,17 @@ def parse_add_model(body: bytes) -> AddModel:
 
 
 class IngestProgress(msgspec.Struct, frozen=True):
-    """How far a registration is; `total_bytes` 0 while it is not known yet."""
+    """How far fetching (`fetch`), converting (`convert`) or publishing (`publish`) is; other phases only wait.
+
+    `total_bytes` 0 and `eta_s` None while they are not known yet.
+    """
 
     job_id: str
     phase: str
     done_bytes: int
     total_bytes: int
+    bytes_per_s: float = 0.0
+    eta_s: float | None = None
 
 
 class ReplicaView(msgspec.Struct, frozen=True):
@@ -82,7 +91,8 @@ class ReplicaView(msgspec.Struct, frozen=True):
 class ModelView(msgspec.Struct, frozen=True, kw_only=True):
     """A registered model. `tier` is the fastest place that holds its bytes now (None: not known to be anywhere).
 
-    `loads` are under way; `num_held` requests wait for the model to wake.
+    `loads` are under way; `num_held` requests wait for the model to wake. `resolved` is what `source` meant when it
+    was fetched; `origins` hold the artifact too.
     """
 
     name: str
@@ -101,6 +111,8 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True):
     replicas: list[ReplicaView] = []
     loads: list[LoadProgressStatus] = []
     num_held: int = 0
+    resolved: str | None = None
+    origins: list[str] = []
 
 
 class ModelList(msgspec.Struct, frozen=True):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from aiohttp import web
 
 from serverlessllm.errors import UnsupportedFieldError
@@ -11,7 +13,8 @@ from serverlessllm.orchestrator.admission import read_body
 from serverlessllm.orchestrator.app_key import ORCHESTRATOR
 from serverlessllm.orchestrator.replies import json_reply
 
-OWNER = "serverlessllm"
+OWNER: Final = "serverlessllm"
+CALLABLE: Final = ("ready", "remote")
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
@@ -46,7 +49,7 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
 async def list_models(request: web.Request) -> web.Response:
     """`GET /v1/models`: what may be called, asleep or not."""
     records = request.app[ORCHESTRATOR].models.all()
-    callable_now = [_model(record) for record in records if record.state == "ready"]
+    callable_now = [_model(record) for record in records if record.state in CALLABLE]
     return json_reply({"object": "list", "data": callable_now})
 
 
