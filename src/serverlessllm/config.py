@@ -185,7 +185,10 @@ class SourcesConfig:
     connections: int = setting(8, "Connections that fetch one file at once.", low=1, high=64)
     connect_timeout_s: float = setting(5.0, "Longest wait for a connection.", low=0.1, high=300.0)
     stall_timeout_s: float = setting(
-        20.0, "A connection that brings nothing for so long is given up and tried again.", low=0.1, high=3600.0
+        20.0,
+        "A connection that brings nothing for so long is given up and tried again.",
+        low=0.1,
+        high=3600.0,
     )
     ca_file: str = setting(
         "", "PEM file of authorities to trust beside the system's; empty takes AWS_CA_BUNDLE, if set."

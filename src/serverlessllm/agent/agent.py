@@ -19,14 +19,14 @@ from blake3 import blake3
 
 from serverlessllm.agent.event_log import EventLog
 from serverlessllm.agent.inference import Inference
-from serverlessllm.agent.load import NodeParts, bandwidth_status
+from serverlessllm.agent.load import NodeParts, bandwidths
 from serverlessllm.agent.loads import Loads
 from serverlessllm.agent.replica import ReplicaKey
 from serverlessllm.agent.reporter import Reporter
 from serverlessllm.arena.arena import Arena
 from serverlessllm.arena.prefault import Prefaulter
 from serverlessllm.clock import Clock
-from serverlessllm.config import Config
+from serverlessllm.config import Config, source_environment
 from serverlessllm.engine.slots import SlotPool
 from serverlessllm.errors import (
     ConflictError,
@@ -37,16 +37,19 @@ from serverlessllm.errors import (
 )
 from serverlessllm.loader.disk.tier import NvmeTier
 from serverlessllm.loader.loader import Loader
+from serverlessllm.loader.manifest import origin_opener
 from serverlessllm.node_profile import NodeProfile
+from serverlessllm.sources.access import Access
 from serverlessllm.telemetry.metrics import AgentMetrics
 from serverlessllm.text.tokenizer import TextCache
-from serverlessllm.types import EngineKind, Tier, check_model_name, is_revision, mint_id
+from serverlessllm.types import EngineKind, check_model_name, is_revision, mint_id
 from serverlessllm.wire import WIRE_VERSION
 from serverlessllm.wire.agent import (
     AgentStatus,
     InferHeaders,
     LoadRequest,
     LoadResult,
+    PrefaultStatus,
     RegionStatus,
     UnloadRequest,
     UnloadResult,
@@ -55,7 +58,8 @@ from serverlessllm.wire.events import HEARTBEAT_S, SlotsChanged
 
 MAX_ENCODINGS: Final = 2
 """Prompts encoded at once: each keeps a core busy, and more would only delay what the engines compute."""
-READ_TIERS: Final[tuple[Tier, ...]] = ("nvme",)
+IDLE_RECHECK_S: Final = 0.5
+"""How often to look whether the node has become idle, for work that can wait."""
 
 _log = logging.getLogger(__name__)
 
@@ -91,6 +95,9 @@ class Agent:
         Raises: ConflictError when another agent has the data directory; ConfigError; CapacityError.
         """
         config, data_path = self.config, self.config.data_path
+        access = Access.from_config(
+            config.sources, source_environment(), allow_private_urls=config.ingest.allow_private_urls
+        )
         arena = await asyncio.to_thread(Arena.open, data_path / "arena", config.arena, clock=self._clock)
         slots = SlotPool(data_path / "run", config.engine, self.engines)
         try:
@@ -108,6 +115,8 @@ class Agent:
                 config.loader,
                 self._clock,
                 io_profile=NodeProfile(data_path).read().io,
+                open_origin=origin_opener(access),
+                num_fetch_workers=access.num_workers,
             ),
             slots=slots,
             texts=TextCache(config.agent.tokenizer_cache_size),
@@ -120,7 +129,7 @@ class Agent:
         self._prefault.start()
         self._parts.reporter.regions_changed()
         self._tasks = [
-            asyncio.create_task(self._warm_texts(arena.adopted)),
+            asyncio.create_task(self._ready_adopted(arena.adopted)),
             asyncio.create_task(self._watch_slots()),
         ]
         self.is_running = True
@@ -204,13 +213,14 @@ class Agent:
             arena_location=parts.arena.location,
             replicas=[replica.status() for replica in replicas],
             regions=[
-                RegionStatus(entry.revision, entry.nbytes, entry.complete, entry.pinned)
+                RegionStatus(entry.revision, entry.nbytes, entry.complete, entry.pinned, entry.verified)
                 for entry in parts.arena.entries()
             ],
             loads=parts.reporter.loads,
-            bandwidths=[bandwidth_status(parts.loader, tier) for tier in READ_TIERS],
+            bandwidths=bandwidths(parts.loader),
             slots=self._slots(),
             dtypes=self._dtypes(),
+            prefault=self._prefault_status(),
         )
 
     def render_metrics(self) -> bytes:
@@ -258,6 +268,22 @@ class Agent:
             return False
         self._parts.reporter.region_dropped(revision)
         return True
+
+    def _prefault_status(self) -> PrefaultStatus:
+        status = self._prefault.status()
+        return PrefaultStatus(status.state, status.touched_bytes, status.target_bytes, status.bytes_per_s)
+
+    async def _ready_adopted(self, revisions: Sequence[str]) -> None:
+        """Make what an earlier agent left in DRAM ready to wake: its texts at once, its bytes checked when idle."""
+        await self._warm_texts(revisions)
+        for revision in revisions:
+            while self._is_busy():  # noqa: ASYNC110 - whether it is, is asked of many parts; none tells
+                await asyncio.sleep(IDLE_RECHECK_S)
+            try:
+                await self._loads.check_bytes(self.config.data_path / "artifacts" / revision, revision)
+            except (SllmError, OSError) as error:
+                _log.warning("adopted revision %s cannot be checked: %s", revision, error)
+            self._parts.reporter.regions_changed()
 
     async def _warm_texts(self, revisions: Sequence[str]) -> None:
         """Parse the tokenizers of adopted weights, so that their first wake does not."""

@@ -2,7 +2,8 @@
 """One load: from a fresh replica to one that answers.
 
     queue   wait for a seat among `max_replicas` and for room in DRAM
-    read    bytes move into the arena; meanwhile a slot is taken and the tokenizer is parsed
+    fetch   bytes come from origins into the arena and onto the disk, or else
+    read    bytes move from the disk into the arena; meanwhile a slot is taken and the tokenizer is parsed
     bind    the slot takes the weights
 
 A load whose bytes are in DRAM and whose text is parsed reads no file. Knows no HTTP, and not who waits for it.
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from serverlessllm.agent.admission import RECHECK_S, Admission
 from serverlessllm.agent.artifacts import OpenArtifact, OpenArtifacts
@@ -39,6 +40,8 @@ from serverlessllm.text.tokenizer import TextCache, TextModel
 from serverlessllm.types import Tier
 from serverlessllm.wire.agent import BandwidthStatus, LoadRequest, LoadResult
 from serverlessllm.wire.worker import Attach
+
+READ_TIERS: Final[tuple[Tier, ...]] = ("nvme", "remote")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,9 @@ class Load:
             ) from error
 
     async def _read_and_bind(self) -> LoadResult:
-        opened = await self._artifacts.open(Path(self._request.artifact), self._replica.key.revision)
+        opened = await self._artifacts.open(
+            Path(self._request.artifact), self._replica.key.revision, self._request.origins
+        )
         self._replica.nbytes = opened.nbytes
         self._replica.held_bytes = self._parts.arena.held_bytes(opened.nbytes)
         self._check_budget()
@@ -127,7 +132,13 @@ class Load:
             try:
                 self._note_admission()
                 progress = partial(self._note_read, leave)
-                report = await self._parts.loader.load(revision, opened.artifact, progress)
+                report = await self._parts.loader.load(
+                    revision,
+                    opened.artifact,
+                    progress,
+                    origins=self._request.origins,
+                    priority=self._request.priority,
+                )
                 self._replica.take_pin(self._parts.arena.pin(revision))
                 return report
             except CapacityError:
@@ -138,13 +149,19 @@ class Load:
 
     def _note_read(self, leave: Callable[[], None], progress: LoadProgress) -> None:
         leave()  # the region is allocated: the next load may look for room
-        self._note_progress("read", progress.done_bytes, progress.eta_s)
+        if progress.is_fetching:
+            self._restart_limit()  # a network takes as long as it takes; the limit is on standing still
+        phase = "fetch" if progress.is_fetching else "read"
+        self._note_progress(phase, progress.done_bytes, progress.eta_s)
 
     def _note_admission(self) -> None:
         """From here on others no longer hold it up: what follows has its own time limit."""
         if not self._admitted.is_set():
             self._admitted.set()
-            self._limit.reschedule(asyncio.get_running_loop().time() + self._timeout_s)
+            self._restart_limit()
+
+    def _restart_limit(self) -> None:
+        self._limit.reschedule(asyncio.get_running_loop().time() + self._timeout_s)
 
     def _check_budget(self) -> None:
         budget_bytes = self._parts.arena.budget_bytes
@@ -188,15 +205,15 @@ class Load:
 
     def _result(self, report: LoadReport, bind_ms: float) -> LoadResult:
         if report.tier != "dram":
-            self._parts.reporter.bandwidths_changed([bandwidth_status(self._parts.loader, report.tier)])
+            self._parts.reporter.bandwidths_changed(bandwidths(self._parts.loader))
         return LoadResult(
             model=self._replica.key.model,
             revision=self._replica.key.revision,
             attempt=self._replica.attempt,
-            start="warm",
+            start="cold" if report.tier == "remote" else "warm",
             tier=report.tier,
             nbytes=report.nbytes,
-            fetch_ms=0.0,
+            fetch_ms=report.fetch_ms,
             read_ms=report.read_ms,
             bind_ms=bind_ms,
             gbps=report.gbps,
@@ -223,7 +240,11 @@ class Load:
         ) from error
 
 
-def bandwidth_status(loader: Loader, tier: Tier) -> BandwidthStatus:
-    """The loader's estimate for one tier, as the wire says it."""
-    estimate = loader.bandwidth(tier)
-    return BandwidthStatus(tier, estimate.mean_bytes_per_s, estimate.variance, estimate.samples)
+def bandwidths(loader: Loader) -> list[BandwidthStatus]:
+    """What the loader observed, as the wire says it: each tier that is read from, then each disk and origin."""
+    by_tier = [(tier, "", loader.bandwidth(tier)) for tier in READ_TIERS]
+    by_source = [(tier, source, estimate) for (tier, source), estimate in loader.source_bandwidths().items()]
+    return [
+        BandwidthStatus(tier, estimate.mean_bytes_per_s, estimate.variance, estimate.samples, source)
+        for tier, source, estimate in by_tier + by_source
+    ]

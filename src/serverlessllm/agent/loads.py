@@ -21,7 +21,7 @@ class Loads:
 
     def __init__(self, parts: NodeParts) -> None:
         self._parts = parts
-        self._artifacts = OpenArtifacts()
+        self._artifacts = OpenArtifacts(parts.loader.manifest)
         self._flights: dict[ReplicaKey, Flight[LoadResult]] = {}
         self.replicas: dict[ReplicaKey, Replica] = {}
         self._admission = Admission(parts.arena, self.replicas, parts.config.engine.max_replicas)
@@ -68,6 +68,14 @@ class Loads:
         """Parse the tokenizer of a revision that is in DRAM already. Raises as `OpenArtifacts.open`."""
         opened = await self._artifacts.open(directory, revision)
         await self._parts.texts.get(opened.artifact)
+
+    async def check_bytes(self, directory: Path, revision: str) -> bool:
+        """Compare what an earlier agent left of a revision in DRAM with its digests; what is wrong is dropped.
+
+        Raises as `OpenArtifacts.open`.
+        """
+        opened = await self._artifacts.open(directory, revision)
+        return await self._parts.loader.check_adopted(revision, opened.artifact)
 
     async def stop(self) -> None:
         """Cancel all loads and unbind all replicas."""

@@ -8,6 +8,7 @@ Changes of state go out at once; changes of load are gathered for `LOAD_DELAY_S`
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final, get_args
@@ -111,7 +112,7 @@ class Reporter:
     def load_succeeded(self, key: ReplicaKey, result: LoadResult, engine: str) -> None:
         """A load is over, its replica ready."""
         self._end_load(key, None)
-        self._metrics.load_seconds.labels(result.tier).observe(result.read_ms / 1e3)
+        self._metrics.load_seconds.labels(result.tier).observe((result.fetch_ms + result.read_ms) / 1e3)
         self._metrics.bind_seconds.labels(engine).observe(result.bind_ms / 1e3)
         if result.tier != "dram":
             self._metrics.read_bytes.labels(result.tier).inc(result.nbytes)
@@ -123,7 +124,9 @@ class Reporter:
     def bandwidths_changed(self, bandwidths: Sequence[BandwidthStatus]) -> None:
         """A transfer fed these estimates."""
         for bandwidth in bandwidths:
-            self._metrics.bandwidth.labels(bandwidth.tier).set(bandwidth.mean_bytes_per_s)
+            labels = (bandwidth.tier, bandwidth.source)
+            self._metrics.bandwidth.labels(*labels).set(bandwidth.mean_bytes_per_s)
+            self._metrics.bandwidth_deviation.labels(*labels).set(math.sqrt(bandwidth.variance))
             self._log.publish(BandwidthChanged(bandwidth))
 
     def slots_seen(self, slots: SlotsChanged) -> None:
@@ -179,4 +182,4 @@ class Reporter:
 
 
 def _region_status(entry: ArenaEntry) -> RegionStatus:
-    return RegionStatus(entry.revision, entry.nbytes, entry.complete, entry.pinned)
+    return RegionStatus(entry.revision, entry.nbytes, entry.complete, entry.pinned, entry.verified)

@@ -9,6 +9,7 @@ import platform
 import shutil
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -19,6 +20,7 @@ from serverlessllm.errors import ConfigError, SllmError, UnreachableError
 if TYPE_CHECKING:
     from serverlessllm.cli.session import Session
     from serverlessllm.config import Config
+    from serverlessllm.wire.admin import AgentView
 
 Status = Literal["ok", "warn", "fail"]
 MIN_TORCH: Final = (2, 8)
@@ -117,6 +119,8 @@ def _may_mount() -> bool:
 def check_disk(config: Config) -> CheckResult:
     """Free space of the data directory, and how fast its disk reads past the page cache."""
     from serverlessllm.cli import disk_speed
+    from serverlessllm.loader.io_settings import choose_io
+    from serverlessllm.node_profile import NodeProfile
 
     path = config.data_path
     existing = next(folder for folder in (path, *path.parents) if folder.is_dir())
@@ -125,7 +129,8 @@ def check_disk(config: Config) -> CheckResult:
     if free_bytes < 2 * disk_speed.PROBE_BYTES:
         return CheckResult("disk", "fail", room, "free some space, or choose another --data-dir")
     try:
-        speed = disk_speed.measure(existing, num_threads=config.loader.threads)
+        io = choose_io(config.loader, NodeProfile(path).read().io)
+        speed = disk_speed.measure(existing, num_threads=io.num_threads)
     except OSError as error:
         advice = "make it writable, or choose another --data-dir"
         return CheckResult("disk", "fail", f"cannot write to {existing}: {error.strerror}", advice)
@@ -173,17 +178,29 @@ def check_server(config: Config, session: Session) -> CheckResult:
     """A server that answers at the session's address; or else that its port is free to start one."""
     try:
         with session.client() as client:
-            num_models, num_agents = len(client.models()), sum(a.is_alive for a in client.agents())
+            agents = client.agents()
+            num_models, num_agents = len(client.models()), sum(agent.is_alive for agent in agents)
     except UnreachableError:
         return _check_port(config)
     except SllmError as error:
         return CheckResult("server", "warn", f"{session.url}: {error.message}", "see --url and --api-key")
     finding = (
         f"{session.url} answers: {count_text(num_models, 'model')}, {count_text(num_agents, 'agent')} alive"
+        f"{_touched_text(agents)}"
     )
     if not num_agents:
         return CheckResult("server", "fail", finding, "no agent is alive; see the log of the server")
     return CheckResult("server", "ok", finding)
+
+
+def _touched_text(agents: Sequence[AgentView]) -> str:
+    """How much DRAM the agents keep touched ahead of loads, and what keeps them from more."""
+    found = [agent.status.prefault for agent in agents if agent.status and agent.status.prefault]
+    if not found:
+        return ""
+    touched, target = sum(s.touched_bytes for s in found), sum(s.target_bytes for s in found)
+    states = ", ".join(dict.fromkeys(s.state.replace("_", " ") for s in found))
+    return f", {bytes_text(touched)} of {bytes_text(target)} DRAM touched ahead ({states})"
 
 
 def _check_port(config: Config) -> CheckResult:

@@ -71,4 +71,4 @@ def setting_text(value: object, key: str) -> str:
         return size_text(value)
     if isinstance(value, tuple | list):
         return f"[{', '.join(str(part) for part in value)}]"
-    return str(value)
+    return str(value) or '""'

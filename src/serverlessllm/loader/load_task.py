@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from serverlessllm.arena.mapping import map_extents
 from serverlessllm.arena.pin import Pin
@@ -27,9 +27,6 @@ from serverlessllm.loader.transfer.fetch import RemoteFetch
 from serverlessllm.loader.transfer.pipeline import Failure
 from serverlessllm.loader.transfer.run import LoadRun, RunSettings
 from serverlessllm.loader.transfer.turns import weight_of
-
-MAX_FETCH_WORKERS: Final = 8
-"""Ranges in flight of one load at most; less important loads take fewer."""
 
 _T = TypeVar("_T")
 
@@ -116,8 +113,9 @@ class LoadTask:
                     raise problem
                 return copy
             staged = StagedCopy(self._parts.nvme, artifact.revision, artifact.index, self._make_disk_room)
-            workers = max(1, min(MAX_FETCH_WORKERS, int(MAX_FETCH_WORKERS * weight_of(self._wish.priority))))
-            self._fetch = RemoteFetch(origins, opener, staged, num_workers=workers)
+            most = self._parts.num_fetch_workers
+            num_workers = max(1, min(most, int(most * weight_of(self._wish.priority))))
+            self._fetch = RemoteFetch(origins, opener, staged, num_workers=num_workers)
             for file, (path, chunks) in staged.resume(list(copy.problems)).items():
                 copy.add_partial(file, path, chunks)
         except BaseException:
@@ -203,10 +201,11 @@ class LoadTask:
     def _reporter(self, plan: LoadPlan, started_s: float) -> OnProgress:
         """A callback for the reading threads that tells the job's callers, in the event loop."""
         revision, clock, tell = self._wish.artifact.revision, self._parts.clock, self._job.tell_from_thread()
+        is_fetching = plan.tier_bytes("remote") > 0
 
         def report(done_bytes: int, num_ready: int) -> None:
             elapsed_s = clock.monotonic_s() - started_s
             eta_s = elapsed_s * (plan.total_bytes - done_bytes) / done_bytes
-            tell(LoadProgress(revision, done_bytes, plan.total_bytes, eta_s, num_ready))
+            tell(LoadProgress(revision, done_bytes, plan.total_bytes, eta_s, num_ready, is_fetching))
 
         return report

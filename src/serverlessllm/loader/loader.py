@@ -36,6 +36,7 @@ from serverlessllm.loader.report import LoadReport, OnLoadProgress
 from serverlessllm.loader.transfer.read_pool import ReadPool
 from serverlessllm.loader.transfer.threads import LoaderThreads
 from serverlessllm.node_profile import IoProfile
+from serverlessllm.sources.download import DEFAULT_WORKERS
 from serverlessllm.sources.file import FileSource
 from serverlessllm.types import Tier
 
@@ -64,10 +65,12 @@ class Loader:
         *,
         io_profile: IoProfile | None = None,
         open_origin: OriginOpener | None = None,
+        num_fetch_workers: int = DEFAULT_WORKERS,
         open_source: SourceOpener | None = None,
     ) -> None:
-        """`io_profile` is what `sllm tune io` found; `open_origin` opens a file at an origin, without it loads have
-        none; `open_source` opens a weights file, by default as a `FileSource`. Raises: ConfigError.
+        """`io_profile` is what `sllm tune io` found; `open_origin` opens a file at an origin (None: loads have none),
+        from which `num_fetch_workers` ranges are in flight per load; `open_source` opens a weights file on disk, by
+        default as a `FileSource`. Raises: ConfigError.
         """
         io = choose_io(config, io_profile)
         self._arena = arena
@@ -91,6 +94,7 @@ class Loader:
             room=self._room,
             open_source=open_source or (lambda path: FileSource(path, direct_io=io.direct_io)),
             open_origin=open_origin,
+            num_fetch_workers=num_fetch_workers,
             in_use=self.in_use,
         )
         self._is_closed = False
@@ -145,12 +149,21 @@ class Loader:
     async def manifest(self, revision: str, directory: Path, origins: Sequence[str]) -> Artifact:
         """The artifact without its weights, which lie in `directory` or will: for a load from `origins`.
 
+        Small files of an artifact that is here and were missing or wrong are mended.
         Raises as `manifest.read_manifest`; CorruptDataError when this loader knows no origins.
         """
         opener = self._open_origin
         if opener is None:
             raise CorruptDataError(f"{directory} is missing, and there are no origins", source="agent")
-        return await self._threads.run(lambda: read_manifest(revision, directory, origins, opener))
+
+        def read() -> Artifact:
+            manifest = read_manifest(revision, directory, origins, opener)
+            if directory.is_dir():
+                files = manifest.artifact.small_files()
+                self._nvme.mend(directory, {name: files[name] for name in manifest.fetched})
+            return manifest.artifact
+
+        return await self._threads.run(read)
 
     async def check_adopted(self, revision: str, artifact: LoadableArtifact) -> bool:
         """Check an adopted region in the background, in one thread; a wrong one is dropped.

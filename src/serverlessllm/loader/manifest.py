@@ -8,6 +8,7 @@ does not matter who sent them. Knows no weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -17,31 +18,53 @@ from serverlessllm.checkpoint import spec
 from serverlessllm.checkpoint.index import CheckpointIndex, FileEntry
 from serverlessllm.checkpoint.reader import Artifact
 from serverlessllm.errors import CorruptDataError, SllmError
+from serverlessllm.sources.access import Access
 from serverlessllm.sources.base import Source
+from serverlessllm.sources.location import Location, open_source
 
 OriginOpener = Callable[[str, str], Source]
 """(origin, file name) → the open file; raises as `Source.read_into`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """An artifact whose small files are in memory; `fetched` are those that came from an origin."""
+
+    artifact: Artifact
+    fetched: tuple[str, ...]
+
+
 def read_manifest(
     revision: str, directory: Path, origins: Sequence[str], open_origin: OriginOpener
-) -> Artifact:
-    """An artifact whose small files are in memory; its weights lie in `directory`, or will.
+) -> Manifest:
+    """The artifact's weights lie in `directory`, or will. What is on disk and right is not fetched. Blocks.
 
-    What is on disk and right is not fetched. Blocks.
     Raises: CorruptDataError when no origin has the right bytes, naming what each of them did wrong;
     UnsupportedCheckpointError and CheckpointFormatError for an index that we cannot use.
     """
     known = _Origins(origins, open_origin)
+    fetched: list[str] = []
 
     def bring(name: str, max_bytes: int, is_right: Callable[[bytes], bool]) -> bytes:
         found = _local(directory / name, max_bytes, is_right)
-        return found if found is not None else known.fetch(name, max_bytes, is_right)
+        if found is None:
+            found = known.fetch(name, max_bytes, is_right)
+            fetched.append(name)
+        return found
 
     data = bring(spec.INDEX_NAME, spec.MAX_INDEX_BYTES, lambda found: _revision(found) == revision)
     index = CheckpointIndex.parse(data)
     files = {entry.name: bring(entry.name, entry.nbytes, partial(_is_right, entry)) for entry in index.files}
-    return Artifact(directory, index, files)
+    return Manifest(Artifact(directory, index, files), tuple(fetched))
+
+
+def origin_opener(access: Access) -> OriginOpener:
+    """Opens files of origins as locations are written (`s3://…`, `https://…`, a path)."""
+
+    def open_origin(origin: str, name: str) -> Source:
+        return open_source(Location.parse(origin), name, access)
+
+    return open_origin
 
 
 def _revision(data: bytes) -> str:

@@ -34,4 +34,5 @@ class LoaderParts:
     room: DramRoom
     open_source: SourceOpener
     open_origin: OriginOpener | None
+    num_fetch_workers: int
     in_use: Callable[[], set[str]]

@@ -16,13 +16,17 @@ verify: comparing bytes with their digests did."""
 
 @dataclass(frozen=True, slots=True)
 class LoadProgress:
-    """`eta_s` counts from now, at this load's pace so far. The first `num_ready_shards` shards are whole."""
+    """`eta_s` counts from now, at this load's pace so far. The first `num_ready_shards` shards are whole.
+
+    `is_fetching`: some of the bytes come from origins.
+    """
 
     revision: str
     done_bytes: int
     total_bytes: int
     eta_s: float
     num_ready_shards: int = 0
+    is_fetching: bool = False
 
 
 @dataclass(frozen=True, slots=True)

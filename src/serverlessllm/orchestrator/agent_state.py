@@ -34,7 +34,7 @@ class AgentState:
         self.replicas: dict[tuple[str, str], ReplicaStatus] = {}
         self.loads: dict[tuple[str, str], LoadProgressStatus] = {}
         self.regions: dict[str, RegionStatus] = {}
-        self.bandwidths: dict[Tier, BandwidthStatus] = {}
+        self.bandwidths: dict[tuple[Tier, str], BandwidthStatus] = {}
 
     @property
     def base(self) -> AgentStatus | None:
@@ -66,7 +66,7 @@ class AgentState:
             case LoadEnded(model=model, revision=revision):
                 self.loads.pop((model, revision), None)
             case BandwidthChanged(bandwidth=bandwidth):
-                self.bandwidths[bandwidth.tier] = bandwidth
+                self.bandwidths[bandwidth.tier, bandwidth.source] = bandwidth
             case _:
                 pass  # a heartbeat changes nothing
 
@@ -76,7 +76,7 @@ class AgentState:
         self.replicas = {(item.model, item.revision): item for item in status.replicas}
         self.loads = {(item.model, item.revision): item for item in status.loads}
         self.regions = {item.revision: item for item in status.regions}
-        self.bandwidths = {item.tier: item for item in status.bandwidths}
+        self.bandwidths = {(item.tier, item.source): item for item in status.bandwidths}
 
     def status(self) -> AgentStatus | None:
         """The whole state as of the last event; None before the first snapshot."""

@@ -259,7 +259,7 @@ def _facts(link: AgentLink, need: Need) -> AgentFacts:
     base, state = link.state.base, link.state
     region = state.regions.get(need.revision)
     is_in_memory = region is not None and region.is_complete
-    bandwidth = state.bandwidths.get("nvme")
+    bandwidth = state.bandwidths.get(("nvme", ""))
     return AgentFacts(
         agent_id=link.agent_id,
         device_set=CPU_DEVICE_SET,

@@ -114,8 +114,14 @@ class AgentMetrics:
         )
         self.bandwidth = Gauge(
             "sllm_bandwidth_bytes_per_second",
-            "Observed bandwidth from a tier (EWMA over loads).",
-            ["tier"],
+            "Observed bandwidth (EWMA over loads) from a tier, and from each disk and origin (`source`, else empty).",
+            ["tier", "source"],
+            registry=registry,
+        )
+        self.bandwidth_deviation = Gauge(
+            "sllm_bandwidth_deviation_bytes_per_second",
+            "Standard deviation of the observed bandwidth (EWMA over loads).",
+            ["tier", "source"],
             registry=registry,
         )
         self.arena_bytes = Gauge(

@@ -28,6 +28,8 @@ class LoadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `artifact` is the artifact's directory on this node. `attempt` fences: a lower one than seen is refused.
     `evict_idle`: whether idle replicas of other models may be unbound to make room.
+    `origins` are remote artifact directories (`s3://…/<revision>`, `https://…/<revision>`) from which bytes come
+    that this node lacks or has wrong. A step of `priority` doubles the load's share of disk and network.
     """
 
     model: str
@@ -38,10 +40,16 @@ class LoadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dtype: str = "auto"
     options: dict[str, float] = {}
     evict_idle: bool = True
+    origins: list[str] = []
+    priority: int = 0
 
 
 class LoadResult(msgspec.Struct, frozen=True):
-    """What the load was: the `tier` the bytes came from, its phases. `start` is hot if it was ready."""
+    """What the load was: the farthest `tier` that bytes came from, and its phases.
+
+    `start`: hot if it was ready, warm if the bytes were on the node, cold if not. A cold load's bytes move in
+    `fetch_ms`, a warm one's in `read_ms`. `limiting` is the medium that set the pace.
+    """
 
     model: str
     revision: str
@@ -89,21 +97,32 @@ class ReplicaStatus(msgspec.Struct, frozen=True):
 
 
 class RegionStatus(msgspec.Struct, frozen=True):
-    """One revision's bytes in the arena."""
+    """One revision's bytes in the arena. `is_verified` is False for adopted ones until they were checked."""
 
     revision: str
     nbytes: int
     is_complete: bool
     is_pinned: bool
+    is_verified: bool = True
 
 
 class BandwidthStatus(msgspec.Struct, frozen=True):
-    """Observed bandwidth from one tier: EWMA mean and variance."""
+    """Observed bandwidth: EWMA mean and variance, of a tier as a whole, or of one `source` in it (disk, origin)."""
 
     tier: Tier
     mean_bytes_per_s: float
     variance: float
     num_samples: int
+    source: str = ""
+
+
+class PrefaultStatus(msgspec.Struct, frozen=True):
+    """Free DRAM with touched pages. `state`: off | touching | waiting (others work) | ready | no_memory."""
+
+    state: str
+    touched_bytes: int
+    target_bytes: int
+    bytes_per_s: float
 
 
 class LoadProgressStatus(msgspec.Struct, frozen=True):
@@ -136,6 +155,7 @@ class AgentStatus(msgspec.Struct, frozen=True):
     bandwidths: list[BandwidthStatus]
     slots: dict[str, int]
     dtypes: dict[str, str] = {}
+    prefault: PrefaultStatus | None = None
 
 
 class InferTiming(msgspec.Struct, frozen=True):

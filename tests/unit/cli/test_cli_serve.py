@@ -59,8 +59,8 @@ def test_flag_beats_environment_and_environment_beats_file(
 
 
 def test_value_out_of_range_names_the_setting() -> None:
-    with pytest.raises(ConfigError, match=r"loader\.threads: 0 is out of range"):
-        _config("--loader-threads", "0")
+    with pytest.raises(ConfigError, match=r"loader\.threads: 65 is out of range"):
+        _config("--loader-threads", "65")
 
 
 def test_choice_that_is_none_is_refused_by_the_parser() -> None:
@@ -79,4 +79,5 @@ def test_help_lists_the_flags_by_section() -> None:
         "Loader:",
         "Engine:",
         "Ingest:",
+        "Sources:",
     ]

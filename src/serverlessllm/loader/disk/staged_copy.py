@@ -128,12 +128,12 @@ class StagedCopy:
     def _replace_files(self, target: Path, small_files: Mapping[str, bytes]) -> None:
         for file, path in self._finished.items():
             self._nvme.replace_file(path, target / file)
-        for name, data in small_files.items():
-            place = target / name
-            if not place.is_file() or place.read_bytes() != data:
-                aside = self._directory / name
-                _write_durably(aside, data)
-                self._nvme.replace_file(aside, place)
+        wrong = {
+            name: data
+            for name, data in small_files.items()
+            if not (target / name).is_file() or (target / name).read_bytes() != data
+        }
+        self._nvme.mend(target, wrong)
 
     def _claim(self) -> None:
         """Own the staging directory."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,6 +169,16 @@ class NvmeTier:
                 self._bad_place(place).hardlink_to(place)
         new.replace(place)
         staging.fsync_directory(place.parent)
+
+    def mend(self, directory: Path, files: Mapping[str, bytes]) -> None:
+        """Write small files of an artifact that is here anew, durably, each in one step. Raises OSError."""
+        for name, data in files.items():
+            aside = directory / f".{name}.new"
+            with aside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            self.replace_file(aside, directory / name)
 
     def _bad_place(self, path: Path) -> Path:
         """A free name in the quarantine."""

@@ -81,7 +81,7 @@ class RemoteFetch:
                     sink.pieces, sources, sink, num_workers=self._num_workers
                 )
             try:
-                self._add_shares(download.run(), sources[0])
+                self._add_shares(download.run())
             finally:
                 self._download = None
 
@@ -103,11 +103,11 @@ class RemoteFetch:
             raise kind(f"{file} is not on this node, and no origin has it: {blame}", source="agent")
         return sources
 
-    def _add_shares(self, report: DownloadReport, first: Source) -> None:
+    def _add_shares(self, report: DownloadReport) -> None:
         for origin in report.origins:
-            old = self._shares.get(origin.name, SourceShare(origin.name, first.tier, 0, 0.0))
+            old = self._shares.get(origin.name, SourceShare(origin.name, "remote", 0, 0.0))
             self._shares[origin.name] = SourceShare(
-                origin.name, first.tier, old.nbytes + origin.nbytes, old.seconds + origin.busy_s
+                origin.name, "remote", old.nbytes + origin.nbytes, old.seconds + origin.busy_s
             )
 
 

@@ -25,7 +25,7 @@ function arena(status, names) {
 }
 
 function bandwidth(status) {
-  const seen = status.bandwidths.filter((band) => band.num_samples > 0);
+  const seen = status.bandwidths.filter((band) => band.num_samples > 0 && !band.source);
   return seen.map((band) => {
     const deviation = Math.sqrt(band.variance);
     const spread = band.num_samples > 1 ? ` ± ${rate(deviation)}` : "";
