@@ -14,7 +14,19 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "ARCHITECTURE.md"
 BEGIN, END = "<!-- tree: begin -->\n```\n", "```\n<!-- tree: end -->"
 ORDER = (
-    *("errors", "types", "clock", "config", "node_profile", "wire", "telemetry", "sdk", "metadata", "checkpoint", "arena"),
+    *(
+        "errors",
+        "types",
+        "clock",
+        "config",
+        "node_profile",
+        "wire",
+        "telemetry",
+        "sdk",
+        "metadata",
+        "checkpoint",
+        "arena",
+    ),
     *("sources", "loader", "text", "engine", "ingest", "agent", "orchestrator", "app", "cli"),
 )
 
