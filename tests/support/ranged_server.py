@@ -59,6 +59,7 @@ class RangedServer:
         fault: Fault = no_fault,
         bytes_per_s: float | None = None,
         has_ranges: bool = True,
+        tells_size: bool = True,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.objects = objects
@@ -67,6 +68,7 @@ class RangedServer:
         self.fault = fault
         self.bytes_per_s = bytes_per_s
         self.has_ranges = has_ranges
+        self.tells_size = tells_size
         self.served = Served()
         self.lock = threading.Lock()
         self.closing = threading.Event()
@@ -184,7 +186,11 @@ def _handler(server: RangedServer) -> type[BaseHTTPRequestHandler]:
             self.send_response(status)
             for key, value in headers.items():
                 self.send_header(key, value)
-            self.send_header("Content-Length", str(len(body) if promised is None else promised))
+            if server.tells_size:
+                self.send_header("Content-Length", str(len(body) if promised is None else promised))
+            else:
+                self.send_header("Connection", "close")
+                self.close_connection = True
             self.end_headers()
             with contextlib.suppress(ConnectionError, ssl.SSLError):
                 for at in range(0, len(body), BLOCK_BYTES):

@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Final
 
@@ -100,10 +102,12 @@ class Fetch:
         self._directory.mkdir(parents=True, exist_ok=True)
         location = self._pinned()
         files = list_files(location, self._access)
-        self._total_bytes = sum(file.size_bytes or 0 for file in files)
-        self._check_room(files)
-        manifest = FetchManifest(self._directory)
-        num_kept = sum(self._fetch(location, file, manifest) for file in files)
+        with ExitStack() as stack:
+            sources = [stack.enter_context(self._open(location, file)) for file in files]
+            self._total_bytes = sum(map(_size, files, sources))
+            self._check_room()
+            manifest = FetchManifest(self._directory)
+            num_kept = sum(map(self._fetch, files, sources, repeat(manifest)))
         directory = self._directory
         if len(files) == 1 and is_archive(files[0].name):
             directory = self._unpacked(directory / files[0].name)
@@ -118,7 +122,13 @@ class Fetch:
         repository = HubRepository(self._location.root, self._location.revision, self._access)
         return Location("hub", self._location.root, self._location.prefix, repository.commit)
 
-    def _check_room(self, files: Sequence[RemoteFile]) -> None:
+    def _open(self, location: Location, file: RemoteFile) -> HttpSource:
+        source = open_source(location, file.name if location.file_name is None else "", self._access)
+        if not isinstance(source, HttpSource):
+            raise TypeError(f"{source.name} is no remote source")
+        return source
+
+    def _check_room(self) -> None:
         if self._total_bytes > self._max_bytes:
             raise InvalidRequestError(
                 f"{self._location.name} holds {self._total_bytes} bytes; {self._max_bytes} are allowed",
@@ -133,23 +143,18 @@ class Fetch:
                 source="ingest",
             )
 
-    def _fetch(self, location: Location, file: RemoteFile, manifest: FetchManifest) -> bool:
+    def _fetch(self, file: RemoteFile, source: HttpSource, manifest: FetchManifest) -> bool:
         """Bring one file; True when it was there already."""
         target = self._directory / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        name = file.name if location.file_name is None else ""
-        source = open_source(location, name, self._access)
-        if not isinstance(source, HttpSource):
-            raise TypeError(f"{source.name} is no remote source")
-        with source:
-            identity = file.sha256 or repr(source.identity)
-            if manifest.has(target, file.name, identity):
-                self._count(target.stat().st_size, fetched=False)
-                return True
-            if source.has_ranges:
-                self._in_pieces(source, target, identity)
-            else:
-                self._in_one_go(location.url(name), target)
+        identity = file.sha256 or repr(source.identity)
+        if manifest.has(target, file.name, identity):
+            self._count(target.stat().st_size, fetched=False)
+            return True
+        if source.has_ranges:
+            self._in_pieces(source, target, identity)
+        else:
+            self._in_one_go(source.url, target)
         self._check_promise(target, file)
         manifest.add(file.name, identity, target.stat().st_size)
         return False
@@ -216,6 +221,11 @@ class Fetch:
             self._fetched_bytes += nbytes if fetched else 0
             if self._on_progress is not None:
                 self._on_progress(self._done_bytes, max(self._total_bytes, self._done_bytes))
+
+
+def _size(file: RemoteFile, source: HttpSource) -> int:
+    """What the listing says, else what the server says; 0 when neither does."""
+    return source.identity.size_bytes or 0 if file.size_bytes is None else file.size_bytes
 
 
 def _sha256(path: Path) -> str:

@@ -77,6 +77,11 @@ class HttpSource:
         self._interrupted: set[int] = set()
 
     @property
+    def url(self) -> str:
+        """Where to begin to look for it; may be freshly signed, so never to be shown."""
+        return self._url if isinstance(self._url, str) else self._url()
+
+    @property
     def size(self) -> int:
         """Bytes in the object. Raises: as `read_into`; ModelLoadError where the server does not tell."""
         size_bytes = self._opened().identity.size_bytes
@@ -160,9 +165,8 @@ class HttpSource:
 
     def _find(self) -> _Place:
         """Ask for the first byte: GET, because signed links are for one method, and because it proves ranges."""
-        url = self._url if isinstance(self._url, str) else self._url()
         headers = {**self._headers, "Range": "bytes=0-0"}
-        exchange = follow(url, self._access, headers, name=self.name)
+        exchange = follow(self.url, self._access, headers, name=self.name)
         try:
             answer = self._understood(exchange.response)
             headers = {key: value for key, value in exchange.sent.items() if key != "Range"}

@@ -165,6 +165,11 @@ def translated(where: str) -> Iterator[None]:
     except exceptions.UnknownConfigurationKeyError as error:
         raise ConfigError(f"{where}: {_first_line(error)}") from error
     except exceptions.BaseError as error:
+        # Refused listings come without a class of their own.
+        if any(status in str(error) for status in ("401 Unauthorized", "403 Forbidden")):
+            raise PermissionDeniedError(
+                f"{where}: access denied; check the credentials and their rights", param="source"
+            ) from error
         raise UnreachableError(f"{where}: {_first_line(error)}", source="ingest") from error
 
 
