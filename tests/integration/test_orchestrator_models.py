@@ -129,6 +129,15 @@ async def test_removed_model_is_unbound_and_gone(front: Front) -> None:
     assert (await front.chat()).status_code == 404
 
 
+async def test_model_removed_while_it_registers_ends_its_job_unless_it_is_shared(
+    front: Front, ingest: FakeIngest
+) -> None:
+    for name in ("org/new", "other"):
+        await front.http.post("/admin/models", json={**NEW, "name": name})
+    await front.http.delete("/admin/models/org/new")
+    assert ingest.cancelled == ["job-1"]
+
+
 async def test_stopped_model_is_unbound_and_wakes_again(front: Front) -> None:
     await front.chat()
     reply = await front.http.post(f"/admin/models/{MODEL}/stop", json={})

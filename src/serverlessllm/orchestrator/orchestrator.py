@@ -170,7 +170,7 @@ class Orchestrator:
         """
         record = self.models.get(name)
         await self.models.remove(name)
-        self.registrations.cancel(name)
+        await self.registrations.abandon(record)
         removed = ModelNotFoundError(f"model {name!r} was removed", param="model")
         self.wakes.cancel(name, removed)
         self.fetches.cancel(name, removed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -68,14 +69,21 @@ class Registrations:
         self._follow(record)
         return record
 
-    def cancel(self, name: str) -> None:
-        """Stop following a model that is removed."""
+    async def abandon(self, record: ModelRecord) -> None:
+        """The model was removed: stop following, and end its job unless it is another model's too."""
+        self._unfollow(record.name)
+        is_shared = any(other.job_id == record.job_id for other in self._models.all())
+        if record.state == "registering" and record.job_id is not None and not is_shared:
+            with suppress(SllmError):  # it has ended, or the service is away: then it does no work either
+                await self._ingest.cancel(record.job_id)
+
+    def _unfollow(self, name: str) -> None:
         task = self._tasks.pop(name, None)
         if task is not None:
             task.cancel()
 
     def _follow(self, record: ModelRecord) -> None:
-        self.cancel(record.name)
+        self._unfollow(record.name)
         task = asyncio.create_task(self._run(record), name=f"register {record.name}")
         self._tasks[record.name] = task
         task.add_done_callback(lambda done: self._ended(record.name, done))
