@@ -29,6 +29,7 @@ class StandInEncoding:
 class StandInShard:
     id: str
     encodings: tuple[StandInEncoding, ...]
+    kind: str = "block"
 
 
 @dataclass(frozen=True)

@@ -219,7 +219,7 @@ class Arena:
             self._pool.give(covered(region.extents, self.extent_bytes), touched=True)
 
     def discard(self, region: Region) -> None:
-        """Drop a region whose bytes are wrong, even if a worker still maps it: nobody gets it any more.
+        """Drop a region whose bytes are wrong or will not come, even if a worker still maps it: nobody gets it.
 
         What is pinned becomes free when its pins are gone. Does nothing to a region that was released before.
         """
@@ -240,14 +240,15 @@ class Arena:
         with self._mutex:
             self._region(revision).last_used_s = self._clock.monotonic_s()
 
-    def pin(self, revision: str) -> Pin:
+    def pin(self, revision: str, *, incomplete: bool = False) -> Pin:
         """Hold a whole region for a worker, until every copy of the pin's descriptor and its mappings are gone.
 
-        Raises: NotFoundError when the revision is not whole here.
+        `incomplete`: also one that is loading, for a worker that waits for its bytes.
+        Raises: NotFoundError when the revision is not whole here, or with `incomplete` not here at all.
         """
         with self._mutex:
             region = self._region(revision)
-            if not region.complete:
+            if not region.complete and not incomplete:
                 raise NotFoundError(f"revision {revision} is still loading", source="agent")
             region.last_used_s = self._clock.monotonic_s()
             return Pin(self.path, region.extents)
@@ -266,7 +267,7 @@ class Arena:
             if not self._file.is_open:
                 return
             for region in [region for region in self._regions.values() if not region.complete]:
-                self.release(region.revision)
+                self.discard(region)
             if keep:
                 self._write_table(self._whole())
                 for run in runs(self._pool.touched):

@@ -14,19 +14,25 @@ the weights, so that a process snapshot or a change of weights is safe.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from serverlessllm.wire.worker import Generate, ModelLayout, TokenEvent
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Mapped bytes of one revision; the engine makes views of `region` and never owns or writes them."""
+    """Mapped bytes of one revision; the engine makes views of `region` and never owns or writes them.
+
+    `shards` are (offset, nbytes) in order of arrival, the first `num_ready` of them whole; what lies in the others
+    must not be read before `StreamingEngine.shards_arrived` says so. No shards: all is there.
+    """
 
     region: memoryview
     layout: ModelLayout
+    shards: Sequence[tuple[int, int]] = ()
+    num_ready: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,23 @@ class Engine(Protocol):
 
     def step(self) -> list[TokenEvent]:
         """Advance the running requests by at most one id each, admitting queued ones first. Never blocks on input."""
+
+
+@runtime_checkable
+class StreamingEngine(Protocol):
+    """An engine that takes weights which are still arriving; `step` then does what can be done with those here.
+
+    `has_work` is false while that is nothing. Everything is answered as if all had been there from the start.
+    """
+
+    def shards_arrived(self, num_shards: int) -> None:
+        """The first `num_shards` are whole and may be read."""
+
+    def take_wanted(self) -> list[tuple[int, int]]:
+        """(offset, nbytes) in the region that would help before their shard's turn; each is named once."""
+
+    def take_early(self, offset: int, data: bytes) -> None:
+        """What was wanted at `offset`, unverified: it must equal the region's bytes, or be computed again."""
 
 
 EngineFactory = Callable[[str, int], Engine]

@@ -6,10 +6,13 @@
                           the same fails: Failed(None)                  → ended
     attached  Generate    queues it, or Failed(request_id)              → attached
               Cancel      forgets it                                    → attached
+              Arrived     goes on with the shards that are whole now    → attached
+              Early       has the bytes that it wanted                  → attached
     any       agent gone, or a message out of place                     → ended
 
 A worker takes one model in its life: a failed attach may leave an engine half bound, so it ends the worker,
-and the pool replaces it. Each engine step that gives ids is one `Tokens` frame. An unexpected exception leaves
+and the pool replaces it. While weights arrive, a step is as short as one block of the model for one prompt, so that
+messages are taken in between. Each engine step that gives ids is one `Tokens` frame. An unexpected exception leaves
 `serve`; the process's entry point logs it and exits with `EXIT_CRASH`: the agent sees the connection close.
 """
 
@@ -22,19 +25,22 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from serverlessllm.arena.mapping import map_extents
-from serverlessllm.engine.base import Engine, EngineLimits, Weights
+from serverlessllm.engine.base import Engine, EngineLimits, StreamingEngine, Weights
 from serverlessllm.engine.worker_connection import AgentConnection, AgentGoneError
 from serverlessllm.errors import EngineError, SllmError, WireError
 from serverlessllm.wire import WIRE_VERSION
 from serverlessllm.wire.worker import (
+    Arrived,
     Attach,
     Attached,
     Cancel,
+    Early,
     Failed,
     Generate,
     Hello,
     Tokens,
     ToWorker,
+    Wanted,
 )
 
 
@@ -58,7 +64,8 @@ def serve(listener: socket.socket, engine: Engine) -> None:
     connection = AgentConnection.accept(listener)
     listener.close()
     try:
-        connection.send(Hello(WIRE_VERSION, os.getpid(), engine.name, engine.dtype, primed_ms))
+        streams = isinstance(engine, StreamingEngine)
+        connection.send(Hello(WIRE_VERSION, os.getpid(), engine.name, engine.dtype, primed_ms, streams))
         Worker(connection, engine).run()
     except AgentGoneError:
         pass
@@ -72,6 +79,8 @@ class Worker:
     def __init__(self, connection: AgentConnection, engine: Engine) -> None:
         self._connection = connection
         self._engine = engine
+        self._streaming = engine if isinstance(engine, StreamingEngine) else None
+        self._timed = engine if isinstance(engine, TimedEngine) else None
         self._is_attached = False
         self._is_running = True
         self._region_fd: int | None = None  # never closed: its lock on the arena is the region's pin
@@ -81,6 +90,7 @@ class Worker:
         while self._is_running:
             for message, descriptor in self._connection.receive(self._patience_s()):
                 self._dispatch(message, descriptor)
+            self._ask_for_wanted()
             if self._engine.has_work:
                 events = self._engine.step()
                 if events:
@@ -89,7 +99,11 @@ class Worker:
     def _patience_s(self) -> float | None:
         if not self._engine.has_work:
             return None
-        return self._engine.due_in_s if isinstance(self._engine, TimedEngine) else 0.0
+        return 0.0 if self._timed is None else self._timed.due_in_s
+
+    def _ask_for_wanted(self) -> None:
+        if self._streaming is not None and (ranges := self._streaming.take_wanted()):
+            self._connection.send(Wanted(ranges))
 
     def _dispatch(self, message: ToWorker, descriptor: int | None) -> None:
         match message:
@@ -99,6 +113,11 @@ class Worker:
                 self._generate(message)
             case Cancel() if self._is_attached:
                 self._engine.cancel(message.request_id, message.choice)
+            case Arrived() if self._is_attached and self._streaming is not None:
+                self._streaming.shards_arrived(message.num_shards)
+            case Early() if self._is_attached and self._streaming is not None:
+                for offset, data in message.parts:
+                    self._streaming.take_early(offset, data)
             case _:
                 state = "attached" if self._is_attached else "without a model"
                 raise WireError(f"{type(message).__name__} sent to a worker that is {state}", source="agent")
@@ -125,7 +144,7 @@ class Worker:
         region = _map_region(self._region_fd, attach.extents)
         mapped_s = time.perf_counter()
         report = self._engine.attach_weights(
-            Weights(region, attach.layout),
+            Weights(region, attach.layout, attach.shards, attach.num_ready),
             EngineLimits(attach.max_num_seqs, attach.max_model_len_tokens, attach.kv_cache_bytes),
             attach.options,
         )

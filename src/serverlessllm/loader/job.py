@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 
+from serverlessllm.loader.incoming import Incoming, OnIncoming
 from serverlessllm.loader.report import LoadProgress, LoadReport, OnLoadProgress
 
 
@@ -17,6 +18,8 @@ class LoadJob:
         self.is_stopping = False
         self.stop_reading: Callable[[], None] = lambda: None
         self._listeners: list[OnLoadProgress] = []
+        self._incoming: Incoming | None = None
+        self._watchers: list[OnIncoming] = []
         self._task: asyncio.Task[LoadReport | None] | None = None
 
     def start(self, work: Coroutine[None, None, LoadReport | None], name: str) -> None:
@@ -39,14 +42,21 @@ class LoadJob:
         """Wait for the work's end, whatever it is."""
         await asyncio.wait({self.task})
 
-    async def join(self, on_progress: OnLoadProgress | None) -> LoadReport | None:
+    async def join(
+        self, on_progress: OnLoadProgress | None, on_incoming: OnIncoming | None = None
+    ) -> LoadReport | None:
         """Wait for the result; None when the load was stopped. Raises what the load raised.
 
-        When the caller is cancelled and was the last to wait, the load is stopped and its end awaited.
+        `on_incoming` is called once the region is allocated, at once where it is. When the caller is cancelled and
+        was the last to wait, the load is stopped and its end awaited.
         """
         self.num_waiters += 1
         if on_progress is not None:
             self._listeners.append(on_progress)
+        if on_incoming is not None:
+            self._watchers.append(on_incoming)
+            if self._incoming is not None:
+                on_incoming(self._incoming)
         try:
             return await asyncio.shield(self.task)
         except asyncio.CancelledError:
@@ -58,6 +68,14 @@ class LoadJob:
             self.num_waiters -= 1
             if on_progress is not None:
                 self._listeners.remove(on_progress)
+            if on_incoming is not None:
+                self._watchers.remove(on_incoming)
+
+    def announce(self, incoming: Incoming) -> None:
+        """The region is allocated: tell every caller that asked for it."""
+        self._incoming = incoming
+        for watcher in list(self._watchers):
+            watcher(incoming)
 
     def tell_from_thread(self) -> OnLoadProgress:
         """A form of `tell` that threads may call; make it in the event loop."""
@@ -70,5 +88,7 @@ class LoadJob:
 
     def tell(self, progress: LoadProgress) -> None:
         """Pass progress on to every caller that listens."""
+        if self._incoming is not None:
+            self._incoming.num_ready = progress.num_ready_shards
         for listener in list(self._listeners):
             listener(progress)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from serverlessllm.arena.mapping import map_extents
@@ -17,16 +18,19 @@ from serverlessllm.arena.region import Region
 from serverlessllm.errors import CorruptDataError, ModelLoadError
 from serverlessllm.loader.disk.local_copy import LocalCopy
 from serverlessllm.loader.disk.staged_copy import StagedCopy
+from serverlessllm.loader.incoming import Incoming
 from serverlessllm.loader.job import LoadJob
 from serverlessllm.loader.outcome import Outcome
 from serverlessllm.loader.parts import LoaderParts
-from serverlessllm.loader.plan import LoadableArtifact, LoadPlan, Offer, plan_load
+from serverlessllm.loader.plan import LoadableArtifact, LoadPlan, Offer, arrival_order, plan_load
 from serverlessllm.loader.report import LoadProgress, LoadReport
 from serverlessllm.loader.transfer.arrivals import OnProgress
+from serverlessllm.loader.transfer.early import EarlyReads, EarlySource, first_that_opens
 from serverlessllm.loader.transfer.fetch import RemoteFetch
 from serverlessllm.loader.transfer.pipeline import Failure
 from serverlessllm.loader.transfer.run import LoadRun, RunSettings
 from serverlessllm.loader.transfer.turns import weight_of
+from serverlessllm.types import Tier
 
 _T = TypeVar("_T")
 
@@ -63,7 +67,7 @@ class LoadTask:
             cleanup.callback(self._close_fetch)
             copy = await self._blocking(self._open)
             cleanup.callback(copy.close)
-            plan = plan_load(artifact.index, self._offers(copy), max_read_bytes=self._parts.io.read_bytes)
+            plan = self._plan(copy)
             if self._fetch is not None and (remote := plan.of_tier("remote")):
                 files = list(dict.fromkeys(read.file for read in remote))
                 staged = self._fetch.staged
@@ -74,6 +78,7 @@ class LoadTask:
             cleanup.callback(self._release_unless_whole, region)
             planned_s = now_s()
             run = self._make_run(plan, copy, region, planned_s)
+            self._announce(plan, copy, region)
             if not await self._read(run):
                 return None
             moved_s = now_s() - planned_s
@@ -130,6 +135,28 @@ class LoadTask:
             in_use=self._parts.in_use(),
             restore_rate=self._parts.meter.estimate("remote").mean_bytes_per_s,
         )
+
+    def _plan(self, copy: LocalCopy) -> LoadPlan:
+        index = self._wish.artifact.index
+        return plan_load(
+            index,
+            self._offers(copy),
+            max_read_bytes=self._parts.io.read_bytes,
+            shards=arrival_order(index),
+        )
+
+    def _announce(self, plan: LoadPlan, copy: LocalCopy, region: Region) -> None:
+        """Tell who would use the region before it is whole."""
+        paths, parts, origins = dict(copy.paths), self._parts, self._wish.origins
+
+        def open_source(tier: Tier, file: str) -> EarlySource:
+            opener = parts.open_origin
+            if tier == "nvme" or opener is None:
+                return parts.open_source(paths[file])
+            return first_that_opens([partial(opener, origin, file) for origin in origins])
+
+        early = EarlyReads(plan.reads, open_source, lambda tier: parts.meter.estimate(tier).mean_bytes_per_s)
+        self._job.announce(Incoming(region, self._wish.artifact.index, plan, parts.arena, early))
 
     def _offers(self, copy: LocalCopy) -> list[Offer]:
         """What each tier has, at what it costs by experience."""
@@ -196,7 +223,7 @@ class LoadTask:
 
     def _release_unless_whole(self, region: Region) -> None:
         if not region.complete:
-            self._parts.arena.release(region.revision)
+            self._parts.arena.discard(region)  # a worker may have mapped it already
 
     def _reporter(self, plan: LoadPlan, started_s: float) -> OnProgress:
         """A callback for the reading threads that tells the job's callers, in the event loop."""

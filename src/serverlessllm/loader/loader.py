@@ -26,6 +26,7 @@ from serverlessllm.loader.disk.local_copy import SourceOpener
 from serverlessllm.loader.disk.tier import NvmeTier
 from serverlessllm.loader.disk.trust import DiskTrust
 from serverlessllm.loader.dram_room import DramRoom
+from serverlessllm.loader.incoming import OnIncoming
 from serverlessllm.loader.io_settings import choose_io
 from serverlessllm.loader.job import LoadJob
 from serverlessllm.loader.load_task import LoadTask, LoadWish
@@ -105,15 +106,17 @@ class Loader:
         artifact: LoadableArtifact,
         on_progress: OnLoadProgress | None = None,
         *,
+        on_incoming: OnIncoming | None = None,
         origins: Sequence[str] = (),
         priority: int = 0,
     ) -> LoadReport:
         """Make `revision` whole in the arena; joins a load of it that is under way.
 
         What the disk lacks, or has wrong, comes from `origins`. A step of `priority` doubles the share of the
-        disk among loads, and the reluctance to evict. `on_progress` is called in the event loop. Cancelling the
-        last caller stops the load and frees its region before the cancellation goes on; what was fetched until
-        then stays on the disk.
+        disk among loads, and the reluctance to evict. `on_progress` is called in the event loop, and so is
+        `on_incoming`, once bytes begin to move: the region may be used shard by shard. Cancelling the last caller
+        stops the load and frees its region before the cancellation goes on; what was fetched until then stays on
+        the disk.
         Raises: CapacityError when only what is in use could make room, in DRAM or on disk, naming it;
         InsufficientMemoryError when the arena is too small; CorruptDataError for bytes that are missing or wrong
         here and at every origin, naming them, and for an artifact of another revision; ModelLoadError for I/O
@@ -139,7 +142,7 @@ class Loader:
                 self._forget(revision, job)
                 continue
             try:
-                report = await job.join(on_progress)
+                report = await job.join(on_progress, on_incoming)
             finally:
                 self._forget(revision, job)
             if report is not None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which bytes to take from where, in which order. Pure: no clock, no I/O; knows shards and files, not tensors.
 
-Shards come in execution order, each in reads, so that the first block of a model is whole while the last one is
-still on its way. A read covers whole chunks, the format's grain of verification, and comes from one tier.
+Shards come in the order of their arrival, each in reads, so that the first block of a model is whole while the last
+one is still on its way. A read covers whole chunks, the format's grain of verification, and comes from one tier.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from serverlessllm.types import Tier
 
 ChunkKey = tuple[str, int]
 """(file, offset in the file) of a chunk."""
+
+ARRIVAL_OF_KINDS: Final = ("block", "embed", "final")
 
 TIER_ORDER: Final[tuple[Tier, ...]] = ("dram", "nvme", "peer", "remote")
 """Where two offers cost the same, the nearer one is taken."""
@@ -43,6 +45,8 @@ class LoadableShard(Protocol):
 
     @property
     def id(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
     @property
     def encodings(self) -> Sequence[LoadableEncoding]: ...
 
@@ -106,7 +110,7 @@ class ChunkRead:
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """`reads` in order; `shard_ids[read.shard]` names a read's shard."""
+    """`reads` and `shard_ids` in order of arrival; `shard_ids[read.shard]` names a read's shard."""
 
     reads: tuple[ChunkRead, ...]
     shard_ids: tuple[str, ...]
@@ -126,20 +130,34 @@ class LoadPlan:
         return max((read.tier for read in self.reads), key=TIER_ORDER.index)
 
 
+def arrival_order(index: LoadableIndex) -> list[LoadableShard]:
+    """Blocks first, then the embeddings, then what is final.
+
+    Of the embeddings a first pass needs the few rows of its prompt, which can be had alone (`transfer/early.py`); as a
+    whole they are needed last, as a tied head or for the second token.
+    """
+    return sorted(index.shards, key=lambda shard: ARRIVAL_OF_KINDS.index(shard.kind))
+
+
 def plan_load(
-    index: LoadableIndex, offers: Sequence[Offer], *, max_read_bytes: int = CHUNK_BYTES
+    index: LoadableIndex,
+    offers: Sequence[Offer],
+    *,
+    max_read_bytes: int = CHUNK_BYTES,
+    shards: Sequence[LoadableShard] | None = None,
 ) -> LoadPlan:
     """Take each chunk from the cheapest tier that has it; neighbours from one tier are read together.
 
     Reads are as long as whole chunks within `max_read_bytes` allow, at least one chunk. O(chunks · offers).
-    Ensures: every byte of every shard is in exactly one read; reads are in execution order and ascend within a
-    shard. Raises: CorruptDataError naming the file for a chunk that nobody has; ValueError for a shard that is off
-    the page grid.
+    Ensures: every byte of every shard is in exactly one read; reads are in the order of `shards` (all of the index; by
+    default in its order) and ascend within a shard. Raises: CorruptDataError naming the file for a chunk that nobody
+    has; ValueError for a shard that is off the page grid.
     """
+    shards = index.shards if shards is None else shards
     cheapest = sorted(offers, key=lambda offer: (offer.seconds_per_byte, TIER_ORDER.index(offer.tier)))
     chunks_per_read = max(1, max_read_bytes // CHUNK_BYTES)
     reads: list[ChunkRead] = []
-    for number, shard in enumerate(index.shards):
+    for number, shard in enumerate(shards):
         raw = shard.encodings[0]
         region_offset = index.region_offset(shard.id)
         if raw.offset % PAGE_BYTES or region_offset % PAGE_BYTES:
@@ -151,7 +169,7 @@ def plan_load(
             reads.append(
                 ChunkRead(tier, number, raw.file, raw.offset + start, region_offset + start, nbytes, digests)
             )
-    ids = tuple(shard.id for shard in index.shards)
+    ids = tuple(shard.id for shard in shards)
     return LoadPlan(tuple(reads), ids, sum(read.nbytes for read in reads))
 
 

@@ -16,7 +16,7 @@ verify: comparing bytes with their digests did."""
 
 @dataclass(frozen=True, slots=True)
 class LoadProgress:
-    """`eta_s` counts from now, at this load's pace so far. The first `num_ready_shards` shards are whole.
+    """`eta_s` counts from now, at this load's pace so far. The first `num_ready_shards` to arrive are whole.
 
     `is_fetching`: some of the bytes come from origins.
     """

@@ -5,6 +5,9 @@ Frame = 4-byte little-endian length, then one msgpack map tagged by `type`. Both
 Order: the worker sends `Hello`; the agent sends `Attach` (with the arena's descriptor as SCM_RIGHTS ancillary
 data of the frame's first byte); the worker answers `Attached` or `Failed`; then any number of `Generate` and
 `Cancel` one way, `Tokens` and `Failed` the other. A worker ends when the agent closes the connection.
+
+Where the weights are still arriving (`Attach.shards`), `Arrived` tells how far they are, and a worker may ask for
+some of the bytes early: `Wanted` one way, `Early` the other.
 """
 
 from __future__ import annotations
@@ -60,6 +63,8 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     engine: str
     dtype: str
     primed_ms: float
+    streams: bool = False
+    """Whether it takes weights that are still arriving."""
 
 
 class Attach(msgspec.Struct, frozen=True, tag="attach"):
@@ -68,6 +73,8 @@ class Attach(msgspec.Struct, frozen=True, tag="attach"):
     `extents` are (file offset, nbytes) in the arena file whose descriptor came along; mapped back to back
     they are the region in which `layout` counts its offsets. No extents: no weights (`simulated`).
     `kv_cache_bytes` bounds the blocks of keys and values; 0 = the engine's choice.
+    `shards` are (offset, nbytes) in the region, in order of arrival, of which the first `num_ready` are whole: none of
+    the others may be read yet. No shards: all is there.
     """
 
     revision: str
@@ -77,6 +84,8 @@ class Attach(msgspec.Struct, frozen=True, tag="attach"):
     max_model_len_tokens: int
     options: dict[str, float] = {}
     kv_cache_bytes: int = 0
+    shards: list[tuple[int, int]] = []
+    num_ready: int = 0
 
 
 class Attached(msgspec.Struct, frozen=True, tag="attached"):
@@ -136,7 +145,8 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
 
 class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
     """One sampled id. A stop id is sent too, with `finish`. Timings and `cached_tokens` (of the prompt: not computed
-    again) are set on the first event only, `logprobs` only when asked for."""
+    again) are set on the first event only, `logprobs` only when asked for. `stall_ms`: what of the time between
+    admission and the first id went by waiting for weights; `prefill_ms` is the rest of it."""
 
     request_id: str
     token_id: int
@@ -146,6 +156,7 @@ class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
     prefill_ms: float = 0.0
     cached_tokens: int = 0
     logprobs: TokenLogprobs | None = None
+    stall_ms: float = 0.0
 
 
 class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
@@ -162,8 +173,29 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     request_id: str | None = None
 
 
-ToWorker = Attach | Generate | Cancel
-FromWorker = Hello | Attached | Tokens | Failed
+class Arrived(msgspec.Struct, frozen=True, tag="arrived"):
+    """Agent → worker: the first `num_shards` of the attach's shards are whole."""
+
+    num_shards: int
+
+
+class Wanted(msgspec.Struct, frozen=True, tag="wanted"):
+    """Worker → agent: these (offset, nbytes) of the region would help before their shard's turn."""
+
+    ranges: list[tuple[int, int]]
+
+
+class Early(msgspec.Struct, frozen=True, tag="early"):
+    """Agent → worker: (offset in the region, bytes) that were wanted, as their source gave them: unverified.
+
+    May be left out: the shard comes anyway.
+    """
+
+    parts: list[tuple[int, bytes]]
+
+
+ToWorker = Attach | Generate | Cancel | Arrived | Early
+FromWorker = Hello | Attached | Tokens | Failed | Wanted
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _to_worker: Final[msgspec.msgpack.Decoder[ToWorker]] = msgspec.msgpack.Decoder(ToWorker)

@@ -2,7 +2,8 @@
 """The embedded engine: bind, add, step, cancel. Implements `engine.base.Engine`; knows ids, never text.
 
 One step computes one forward pass: all running sequences by one id, and pieces of the prompts that were admitted,
-side by side, so that the weights are read once for both. `scheduler.py` decides which.
+side by side, so that the weights are read once for both. `scheduler.py` decides which. While weights are still
+arriving, `layer_stream.py` does.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from serverlessllm.engine.llama.block_store import BlockStore, block_bytes, defa
 from serverlessllm.engine.llama.block_table import BlockTable
 from serverlessllm.engine.llama.config import LlamaConfig
 from serverlessllm.engine.llama.kv_cache import KvCache
-from serverlessllm.engine.llama.model import LlamaModel
+from serverlessllm.engine.llama.layer_stream import LayerStream
+from serverlessllm.engine.llama.model import LlamaBlocks, LlamaModel
 from serverlessllm.engine.llama.priming import prime_kernels
 from serverlessllm.engine.llama.region import RegionTensors
 from serverlessllm.engine.llama.request_check import check_request
@@ -32,7 +34,7 @@ from serverlessllm.engine.llama.sampling.logprobs import RowLogprobs
 from serverlessllm.engine.llama.sampling.sampler import Sampler
 from serverlessllm.engine.llama.scheduler import Scheduler, Step
 from serverlessllm.engine.llama.sequence import Sequence
-from serverlessllm.engine.llama.weights import read_weights
+from serverlessllm.engine.llama.weights import LlamaWeights, read_weights
 from serverlessllm.errors import EngineError, InvalidRequestError
 from serverlessllm.wire.worker import Generate, TokenEvent, TokenLogprobs
 
@@ -40,7 +42,7 @@ _DTYPES: Final = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 class LlamaEngine:
-    """`engine.base.Engine` for Llama, Qwen2 and Qwen3 on the CPU. Not thread-safe: one thread calls everything."""
+    """`Engine` and `StreamingEngine` for Llama, Qwen2 and Qwen3 on the CPU. One thread calls everything."""
 
     name: str = "torch"
 
@@ -69,7 +71,7 @@ class LlamaEngine:
             raise EngineError("weights are attached already; detach them first")
         if limits.max_num_seqs < 1:
             raise EngineError("max_num_seqs must be at least 1", param="max_num_seqs")
-        self._bound = bound = _Bound(weights, limits, self._torch_dtype)
+        self._bound = bound = _Bound(weights, limits, self._torch_dtype, self._clock)
         return BindReport(bound.max_model_len_tokens, bound.copied_bytes)
 
     def detach_weights(self) -> None:
@@ -105,26 +107,67 @@ class LlamaEngine:
         table = BlockTable(bound.pool, bound.store, request.cache_salt)
         bound.scheduler.add(Sequence(request, table, self._num_added, self._clock.monotonic_s()))
         self._num_added += 1
+        if bound.stream is not None:
+            bound.stream.admit()
 
     def cancel(self, request_id: str, choice: int | None = None) -> None:
         """Drop one choice of a request, or all, in any phase; slots and blocks are free for the next step."""
         if self._bound is not None:
             self._bound.scheduler.cancel(request_id, choice)
+            if self._bound.stream is not None:
+                self._bound.stream.drop_cancelled()
+                self._bound.end_stream()
+
+    def shards_arrived(self, num_shards: int) -> None:
+        """The first `num_shards` of the attached weights are whole."""
+        bound = self._require_bound()
+        if bound.stream is not None:
+            bound.stream.arrived(num_shards)
+            bound.end_stream()
+
+    def take_wanted(self) -> list[tuple[int, int]]:
+        """Embedding rows that prompts wait for, as (offset, nbytes) in the region; each is named once."""
+        stream = None if self._bound is None else self._bound.stream
+        return [] if stream is None else stream.take_wanted()
+
+    def take_early(self, offset: int, data: bytes) -> None:
+        """Embedding rows that were wanted; they are proven before the first id leaves."""
+        stream = None if self._bound is None else self._bound.stream
+        if stream is not None:
+            stream.take_early(offset, data)
 
     @property
     def has_work(self) -> bool:
         """Whether `step` would compute something."""
-        return not self._is_quiesced and self._bound is not None and self._bound.scheduler.has_work
+        if self._is_quiesced or self._bound is None:
+            return False
+        stream = self._bound.stream
+        return self._bound.scheduler.has_work if stream is None else stream.has_work
 
     @torch.inference_mode()
     def step(self) -> list[TokenEvent]:
-        """One id for every running request whose prompt is computed. Raises: EngineError for a leaked block."""
+        """One id for every running request whose prompt is computed; none while weights arrive.
+
+        Raises: EngineError for a leaked block.
+        """
         if not self.has_work:
             return []
         bound = self._require_bound()
+        if bound.stream is None:
+            step = bound.scheduler.plan(self._clock.monotonic_s())
+            return self._deliver(bound, step, self._forward(bound, step))
+        done = bound.stream.advance()
+        bound.end_stream()
+        return [] if done is None else self._deliver(bound, *done)
+
+    def _deliver(self, bound: _Bound, step: Step, computed: torch.Tensor) -> list[TokenEvent]:
+        """Note what was computed, and sample from its logits, decoding sequences first."""
         scheduler = bound.scheduler
-        step = scheduler.plan(self._clock.monotonic_s())
-        logits = self._forward(bound, step)
+        logits: npt.NDArray[np.float32] = computed.float().numpy()
+        for sequence in step.decodes:
+            sequence.advance(1)
+        for sequence, num_tokens in step.chunks:
+            sequence.advance(num_tokens)
         now_s = self._clock.monotonic_s()
         ready = step.decodes + [sequence for sequence, _ in step.chunks if sequence.num_left == 0]
         rows = list(range(len(ready)))
@@ -153,19 +196,14 @@ class LlamaEngine:
         """How often a sequence gave its blocks up for an older one, since the attach."""
         return self._require_bound().scheduler.num_preempted
 
-    def _forward(self, bound: _Bound, step: Step) -> npt.NDArray[np.float32]:
+    def _forward(self, bound: _Bound, step: Step) -> torch.Tensor:
         """Compute the step; logits (number of sequences that get an id, vocab), decoding ones first."""
         batch = build_batch(
             [sequence.as_decode_row() for sequence in step.decodes],
             [sequence.as_prompt(num_tokens) for sequence, num_tokens in step.chunks],
             self._torch_dtype,
         )
-        logits: npt.NDArray[np.float32] = bound.model.forward(batch).float().numpy()
-        for sequence in step.decodes:
-            sequence.advance(1)
-        for sequence, num_tokens in step.chunks:
-            sequence.advance(num_tokens)
-        return logits
+        return bound.model.forward(batch)
 
     def _require_bound(self) -> _Bound:
         if self._bound is None:
@@ -174,26 +212,42 @@ class LlamaEngine:
 
 
 class _Bound:
-    """What exists only while weights are attached."""
+    """What exists only while weights are attached: `stream` while they arrive, `model` after that."""
 
-    def __init__(self, weights: Weights, limits: EngineLimits, dtype: torch.dtype) -> None:
+    model: LlamaModel
+
+    def __init__(self, weights: Weights, limits: EngineLimits, dtype: torch.dtype, clock: Clock) -> None:
         self.config = config = LlamaConfig.parse(weights.layout.architecture)
         own = config.max_position_tokens
         self.max_model_len_tokens = min(limits.max_model_len_tokens or own, own)
         num_blocks = _num_blocks(config, limits.kv_cache_bytes, dtype)
         self.max_model_len_tokens = min(self.max_model_len_tokens, num_blocks * BLOCK_TOKENS)
-        tensors = RegionTensors(weights, dtype)
-        llama_weights = read_weights(config, tensors)
-        self.copied_bytes = tensors.copied_bytes
         # Whole blocks: a window is as long as the blocks of its sequence.
         window_tokens = num_blocks_for(self.max_model_len_tokens) * BLOCK_TOKENS
-        cache = KvCache(config, limits.max_num_seqs, window_tokens, dtype)
+        self._cache = cache = KvCache(config, limits.max_num_seqs, window_tokens, dtype)
         self.pool = BlockPool(num_blocks)
         self.store = BlockStore(config, num_blocks, cache, dtype)
         self.scheduler = Scheduler(self.pool, cache, limits.max_num_seqs)
-        rope = RopeTable(config.rope, config.head_dim, self.max_model_len_tokens, dtype)
-        self.model = LlamaModel(config, llama_weights, cache, rope)
+        self._rope = RopeTable(config.rope, config.head_dim, self.max_model_len_tokens, dtype)
         self.sampler = Sampler(config.vocab_size)
+        self.copied_bytes = 0
+        self.stream: LayerStream | None = None
+        if weights.num_ready < len(weights.shards):
+            blocks = LlamaBlocks(config, cache, self._rope)
+            self.stream = LayerStream(config, weights, blocks, self.scheduler, dtype, clock)
+        else:
+            tensors = RegionTensors(weights, dtype)
+            self._use(read_weights(config, tensors))
+            self.copied_bytes = tensors.copied_bytes
+
+    def end_stream(self) -> None:
+        """Go over to the whole model once nothing is left of the stream."""
+        if self.stream is not None and self.stream.is_over and self.stream.weights is not None:
+            self._use(self.stream.weights)
+            self.stream = None
+
+    def _use(self, weights: LlamaWeights) -> None:
+        self.model = LlamaModel(self.config, weights, self._cache, self._rope)
 
 
 def _num_blocks(config: LlamaConfig, kv_cache_bytes: int, dtype: torch.dtype) -> int:

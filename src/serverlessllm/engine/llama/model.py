@@ -7,6 +7,9 @@ which the tests compare with.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch.nn.functional import embedding, linear, rms_norm, silu
 
@@ -18,30 +21,44 @@ from serverlessllm.engine.llama.rope import RopeTable, rotate_
 from serverlessllm.engine.llama.weights import LayerWeights, LlamaWeights
 
 
-class LlamaModel:
-    """A model bound to its weights and to the cache of its sequences."""
+@dataclass(slots=True)
+class Underway:
+    """A forward pass between two blocks: `hidden` (num_padded_rows, hidden_size) went through `num_layers`."""
 
-    def __init__(self, config: LlamaConfig, weights: LlamaWeights, cache: KvCache, rope: RopeTable) -> None:
+    batch: ForwardBatch
+    hidden: torch.Tensor
+    cos: torch.Tensor
+    sin: torch.Tensor
+    num_layers: int = 0
+
+
+class LlamaBlocks:
+    """The blocks of a model, bound to the cache of its sequences; their weights come with each call."""
+
+    def __init__(self, config: LlamaConfig, cache: KvCache, rope: RopeTable) -> None:
         self._config = config
-        self._weights = weights
         self._cache = cache
         self._rope = rope
 
-    def forward(self, batch: ForwardBatch) -> torch.Tensor:
-        """Logits (num_sequences, vocab_size) of the batch's last rows, in the compute dtype.
+    def begin(self, batch: ForwardBatch, hidden: torch.Tensor) -> Underway:
+        """A pass of which `hidden`, the embeddings of the batch's ids, are there."""
+        cos, sin = self._rope.rows(batch.positions, batch.positions_end)
+        return Underway(batch, hidden, cos, sin)
+
+    def advance(self, underway: Underway, layers: Sequence[LayerWeights]) -> None:
+        """Go through the next blocks, whose weights are `layers`; after the last one only last rows are left.
 
         Writes the keys and values of every row into the cache.
         """
-        config = self._config
-        cos, sin = self._rope.rows(batch.positions, batch.positions_end)
-        hidden = embedding(batch.token_ids, self._weights.embedding)
-        last_layer = config.num_layers - 1
-        for index, layer in enumerate(self._weights.layers):
-            attended = self._attention(index, layer, batch, hidden, cos, sin)
+        last_layer = self._config.num_layers - 1
+        batch, hidden = underway.batch, underway.hidden
+        for index, layer in enumerate(layers, underway.num_layers):
+            attended = self._attention(index, layer, batch, hidden, underway.cos, underway.sin)
             if index == last_layer and batch.last_rows is not None:
                 hidden, attended = hidden[batch.last_rows], attended[batch.last_rows]
             hidden = self._mlp(layer, torch.addmm(hidden, attended, layer.o_transposed))
-        return linear(self._weights.final_norm(hidden), self._weights.head)
+        underway.hidden = hidden
+        underway.num_layers += len(layers)
 
     def _attention(
         self,
@@ -68,3 +85,20 @@ class LlamaModel:
     def _mlp(self, layer: LayerWeights, hidden: torch.Tensor) -> torch.Tensor:
         gate, up = linear(layer.mlp_norm(hidden), layer.gate_up).chunk(2, dim=-1)
         return torch.addmm(hidden, silu(gate) * up, layer.down_transposed)
+
+
+class LlamaModel:
+    """A model bound to its weights and to the cache of its sequences."""
+
+    def __init__(self, config: LlamaConfig, weights: LlamaWeights, cache: KvCache, rope: RopeTable) -> None:
+        self._weights = weights
+        self._blocks = LlamaBlocks(config, cache, rope)
+
+    def forward(self, batch: ForwardBatch) -> torch.Tensor:
+        """Logits (num_sequences, vocab_size) of the batch's last rows, in the compute dtype.
+
+        Writes the keys and values of every row into the cache.
+        """
+        underway = self._blocks.begin(batch, embedding(batch.token_ids, self._weights.embedding))
+        self._blocks.advance(underway, self._weights.layers)
+        return self._weights.logits(underway.hidden)

@@ -29,7 +29,9 @@ _DTYPES: Final = {
 class RegionTensors:
     """Looks up tensors by name in one attached region; `copied_bytes` counts what could not be a view."""
 
-    def __init__(self, weights: Weights, dtype: torch.dtype) -> None:
+    def __init__(self, weights: Weights, dtype: torch.dtype, *, is_dry: bool = False) -> None:
+        """`is_dry`: check everything, but touch no byte; the tensors have no memory."""
+        self._is_dry = is_dry
         self._region = weights.region
         self._dtype = dtype
         self._slices = {tensor.name: tensor for tensor in weights.layout.tensors}
@@ -37,6 +39,12 @@ class RegionTensors:
         self._packed = {group.members: group.offset for group in weights.layout.groups}
         self._bases: dict[torch.dtype, torch.Tensor] = {}
         self.copied_bytes = 0
+
+    def place(self, name: str, shape: tuple[int, ...]) -> TensorSlice:
+        """Where a tensor lies. Raises as `tensor`."""
+        entry = self._entry(name, shape)
+        self._view(entry, entry.offset, shape)
+        return entry
 
     def __contains__(self, name: str) -> bool:
         return self._aliases.get(name, name) in self._slices
@@ -70,6 +78,10 @@ class RegionTensors:
             raise _malformed(name, f"has shape {entry.shape}; config.json asks for {shape}")
         return entry
 
+    def rows(self, place: TensorSlice, data: bytearray) -> torch.Tensor:
+        """Rows of a matrix from a copy of its bytes, in the compute dtype; `place` gives dtype and row length."""
+        return torch.frombuffer(data, dtype=_DTYPES[place.dtype]).view(-1, *place.shape[1:]).to(self._dtype)
+
     def _view(self, entry: TensorSlice, offset: int, shape: tuple[int, ...]) -> torch.Tensor:
         dtype = _DTYPES.get(entry.dtype)
         if dtype is None:
@@ -89,6 +101,8 @@ class RegionTensors:
         base = self._bases.get(dtype)
         if base is None:
             count = len(self._region) // dtype.itemsize
+            if self._is_dry:
+                return self._bases.setdefault(dtype, torch.empty(count, dtype=dtype, device="meta"))
             with warnings.catch_warnings():
                 # The mapping is read-only and nothing here writes weights; torch cannot express that.
                 warnings.filterwarnings("ignore", message="The given buffer is not writable")

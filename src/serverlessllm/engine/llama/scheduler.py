@@ -118,9 +118,16 @@ class Scheduler:
         self._queued.appendleft(sequence)
         self.num_preempted += 1
 
-    def _admit(self, now_s: float) -> None:
+    def admit(self, now_s: float, max_rows: int) -> list[Sequence]:
+        """Start what is queued as far as slots and blocks go; all that run and have computed nothing. For passes that
+        the caller plans himself, of which no stream runs beside.
+        """
+        self._admit(now_s, max_rows)
+        return [sequence for sequence in self._running if sequence.num_computed == 0]
+
+    def _admit(self, now_s: float, max_rows: int = STEP_TOKENS) -> None:
         """Move queued sequences into the lowest free slots, oldest first, while a step has rows for them."""
-        left = STEP_TOKENS - sum(sequence.num_left for sequence in self._running)
+        left = max_rows - sum(sequence.num_left for sequence in self._running)
         for sequence in list(self._queued):
             if not self._free_slots or (left <= 0 and self._running):
                 return

@@ -27,6 +27,7 @@ class Sequence:
         self.num_computed = 0
         self._arrived_s = arrived_s
         self._admitted_s: float | None = None
+        self._stalled_s = 0.0
         self._num_cached = 0
         self._token_ids = [*request.prompt_ids, *request.generated_ids]
         self._stop_token_ids = frozenset(request.stop_token_ids)
@@ -121,13 +122,19 @@ class Sequence:
         self.num_computed += num_tokens
         self.table.seal(self._token_ids, self.num_computed, self.slot)
 
+    def note_computed(self, now_s: float, computed_s: float) -> None:
+        """Of the time since its admission it was computed for so long, and waited for weights otherwise."""
+        if self._admitted_s is not None:
+            self._stalled_s = max(0.0, now_s - self._admitted_s - computed_s)
+
     def append(self, token_id: int, now_s: float, logprobs: TokenLogprobs | None) -> TokenEvent:
         """Take a sampled id; the event says whether it was the last. Timings are on the first event only."""
-        wait_ms = prefill_ms = 0.0
+        wait_ms = prefill_ms = stall_ms = 0.0
         num_cached = 0
         if not self._has_started and self._admitted_s is not None:
             wait_ms = (self._admitted_s - self._arrived_s) * 1e3
-            prefill_ms = (now_s - self._admitted_s) * 1e3
+            stall_ms = self._stalled_s * 1e3
+            prefill_ms = (now_s - self._admitted_s) * 1e3 - stall_ms
             num_cached = self._num_cached
         self._has_started = True
         self._token_ids.append(token_id)
@@ -135,7 +142,15 @@ class Sequence:
             self._penalties.observe(token_id)
         request, finish = self.request, self._finish(token_id)
         return TokenEvent(
-            request.request_id, token_id, request.choice, finish, wait_ms, prefill_ms, num_cached, logprobs
+            request.request_id,
+            token_id,
+            request.choice,
+            finish,
+            wait_ms,
+            prefill_ms,
+            num_cached,
+            logprobs,
+            stall_ms,
         )
 
     def _finish(self, token_id: int) -> FinishReason | None:

@@ -6,13 +6,23 @@ Shapes: matrices are (out_features, in_features). q, k, v are one matrix, and so
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
+from torch.nn.functional import linear
 
 from serverlessllm.engine.llama.config import LlamaConfig
 from serverlessllm.engine.llama.norm import RmsNorm
 from serverlessllm.engine.llama.region import RegionTensors
+
+EMBEDDING: Final = "model.embed_tokens.weight"
+
+
+def layer_prefix(index: int) -> str:
+    """What the names of a block's tensors begin with."""
+    return f"model.layers.{index}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +51,36 @@ class LlamaWeights:
     final_norm: RmsNorm
     head: torch.Tensor
 
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(num_rows, vocab_size) from `hidden` (num_rows, hidden_size), which went through all layers."""
+        return linear(self.final_norm(hidden), self.head)
+
 
 def read_weights(config: LlamaConfig, tensors: RegionTensors) -> LlamaWeights:
     """Raises: CheckpointFormatError naming a tensor that is missing or of another shape than `config` says."""
-    embedding = tensors.tensor("model.embed_tokens.weight", (config.vocab_size, config.hidden_size))
+    return complete_weights(
+        config, tensors, [read_layer(config, tensors, index) for index in range(config.num_layers)]
+    )
+
+
+def complete_weights(
+    config: LlamaConfig, tensors: RegionTensors, layers: Sequence[LayerWeights]
+) -> LlamaWeights:
+    """All that is not in `layers`, read around them. Raises as `read_weights`."""
+    embedding = tensors.tensor(EMBEDDING, (config.vocab_size, config.hidden_size))
     is_tied = config.tied_head or "lm_head.weight" not in tensors
     head = embedding if is_tied else tensors.tensor("lm_head.weight", (config.vocab_size, config.hidden_size))
     return LlamaWeights(
         embedding=embedding,
-        layers=tuple(_layer(config, tensors, f"model.layers.{i}.") for i in range(config.num_layers)),
+        layers=tuple(layers),
         final_norm=_norm(config, tensors, "model.norm.weight"),
         head=head,
     )
 
 
-def _layer(config: LlamaConfig, tensors: RegionTensors, prefix: str) -> LayerWeights:
+def read_layer(config: LlamaConfig, tensors: RegionTensors, index: int) -> LayerWeights:
+    """One block's weights. Raises as `read_weights`."""
+    prefix = layer_prefix(index)
     hidden, ffn = config.hidden_size, config.intermediate_size
     q_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     attention = f"{prefix}self_attn."

@@ -5,6 +5,9 @@ Knows no weights (a region is accepted and never read), no sockets and no text. 
 attach, as options, all in seconds and 0 by default: `load_s` to bind, `prefill_s` from admission to the first
 id, `token_s` from one id to the next. Each id has a due time counted from the one before, so that the
 rate holds however late a single `step` comes; `due_in_s` says how long a driver may sleep.
+
+Weights that are still arriving are waited for as a real engine waits: shard i takes its share of `prefill_s` once it
+is there and shard i-1 is done, so that a first id is due at the later of both ends.
 """
 
 from __future__ import annotations
@@ -48,6 +51,8 @@ class SimulatedEngine:
         self._options: Mapping[str, float] = {}
         self._vocab_size = DEFAULT_VOCAB_SIZE
         self._is_quiet = False
+        self._num_shards = 0
+        self._arrivals_s: list[float] = []
         self._queued: deque[SimulatedRequest] = deque()
         self._running: dict[tuple[str, int], SimulatedRequest] = {}
 
@@ -66,6 +71,8 @@ class SimulatedEngine:
         own_len_tokens = _positive(architecture, "max_position_embeddings", DEFAULT_MAX_MODEL_LEN_TOKENS)
         max_len_tokens = min(limits.max_model_len_tokens or own_len_tokens, own_len_tokens)
         self._limits = EngineLimits(limits.max_num_seqs, max_len_tokens)
+        self._num_shards = len(weights.shards)
+        self.shards_arrived(weights.num_ready)
         if self._options["load_s"] > 0:
             self._pause(self._options["load_s"])
         return BindReport(max_model_len_tokens=max_len_tokens, copied_bytes=0)
@@ -123,8 +130,21 @@ class SimulatedEngine:
 
     @property
     def has_work(self) -> bool:
-        """Whether a request waits for ids."""
-        return not self._is_quiet and bool(self._running or self._queued)
+        """Whether a request waits for ids, and not for weights."""
+        has_weights = len(self._arrivals_s) == self._num_shards
+        return has_weights and not self._is_quiet and bool(self._running or self._queued)
+
+    def shards_arrived(self, num_shards: int) -> None:
+        """The first `num_shards` are there from now on."""
+        now_s = self._clock.monotonic_s()
+        self._arrivals_s += [now_s] * (num_shards - len(self._arrivals_s))
+
+    def take_wanted(self) -> list[tuple[int, int]]:
+        """Nothing: no byte is ever read."""
+        return []
+
+    def take_early(self, offset: int, data: bytes) -> None:
+        """Nothing is ever wanted."""
 
     @property
     def due_in_s(self) -> float:
@@ -137,13 +157,14 @@ class SimulatedEngine:
     def step(self) -> list[TokenEvent]:
         """One id of every running request that is due; [] when none is."""
         limits = self._attached()
-        if self._is_quiet:
+        if not self.has_work:
             return []
         now_s = self._clock.monotonic_s()
         while self._queued and len(self._running) < limits.max_num_seqs:
             admitted = self._queued.popleft()
-            admitted.admit(now_s, prefill_s=self._options["prefill_s"])
+            admitted.admit(now_s, prefill_s=self._options["prefill_s"], arrivals_s=self._arrivals_s)
             self._running[admitted.key] = admitted
+        self._num_shards, self._arrivals_s = 0, []  # who comes from here on waits for no weights
         due = [running for running in self._running.values() if running.due_s <= now_s]
         events = [running.emit(now_s, token_s=self._options["token_s"]) for running in due]
         for event in events:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from serverlessllm.engine.simulated.ids import IdChain
 from serverlessllm.types import FinishReason
 from serverlessllm.wire.worker import Generate, TokenEvent, TokenLogprobs
@@ -22,6 +24,7 @@ class SimulatedRequest:
         self._stop_token_ids = frozenset(request.stop_token_ids)
         self._queued_s = queued_s
         self._admitted_s = queued_s
+        self._stall_s = 0.0
         self._is_first = True
         self.due_s = queued_s
 
@@ -30,10 +33,20 @@ class SimulatedRequest:
         """Request and choice, as its events carry them."""
         return self._request.request_id, self._request.choice
 
-    def admit(self, now_s: float, *, prefill_s: float) -> None:
-        """Leave the queue: the first id is due `prefill_s` from now."""
-        self._admitted_s = now_s
-        self.due_s = now_s + prefill_s
+    def admit(self, now_s: float, *, prefill_s: float, arrivals_s: Sequence[float] = ()) -> None:
+        """Leave the queue: the first id is due `prefill_s` from now.
+
+        Where shards came after the request (`arrivals_s`), it was admitted when it came, and each shard takes its
+        share of `prefill_s` from its arrival or the end of the one before.
+        """
+        if not arrivals_s or arrivals_s[-1] <= self._queued_s:
+            self._admitted_s = now_s
+            self.due_s = now_s + prefill_s
+            return
+        self._admitted_s = self.due_s = self._queued_s
+        for arrived_s in arrivals_s:
+            self.due_s = max(self.due_s, arrived_s) + prefill_s / len(arrivals_s)
+        self._stall_s = self.due_s - self._admitted_s - prefill_s
 
     def emit(self, now_s: float, *, token_s: float) -> TokenEvent:
         """The next id; the one after is due `token_s` after this one was."""
@@ -52,7 +65,8 @@ class SimulatedRequest:
             choice=self._request.choice,
             finish=finish,
             wait_ms=(self._admitted_s - self._queued_s) * 1e3 if is_first else 0.0,
-            prefill_ms=(now_s - self._admitted_s) * 1e3 if is_first else 0.0,
+            prefill_ms=(now_s - self._admitted_s - self._stall_s) * 1e3 if is_first else 0.0,
+            stall_ms=self._stall_s * 1e3 if is_first else 0.0,
             logprobs=self._logprobs(token_id),
         )
 
