@@ -19,7 +19,8 @@ from blake3 import blake3
 
 from serverlessllm.agent.event_log import EventLog
 from serverlessllm.agent.inference import Inference
-from serverlessllm.agent.load import NodeParts, bandwidths
+from serverlessllm.agent.load import NodeParts
+from serverlessllm.agent.load_messages import bandwidths
 from serverlessllm.agent.loads import Loads
 from serverlessllm.agent.replica import ReplicaKey
 from serverlessllm.agent.reporter import Reporter

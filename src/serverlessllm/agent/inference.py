@@ -133,11 +133,14 @@ class Inference:
     def _note(self, event: TokenEvent, queue_ms: float) -> None:
         self.num_tokens += 1
         if self.timing is None:
+            stream = self._replica.stream
             self.timing = InferTiming(
                 queue_ms=queue_ms + event.wait_ms,
                 prefill_ms=event.prefill_ms,
                 prompt_tokens=len(self.prompt_ids),
                 cached_tokens=event.cached_tokens,
+                stall_ms=event.stall_ms,
+                load=stream.summary() if stream is not None and event.stall_ms > 0 else None,
             )
 
 

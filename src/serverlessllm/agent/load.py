@@ -6,13 +6,16 @@
     read    bytes move from the disk into the arena; meanwhile a slot is taken and the tokenizer is parsed
     bind    the slot takes the weights
 
-A load whose bytes are in DRAM and whose text is parsed reads no file. Knows no HTTP, and not who waits for it.
+Where the engine takes weights that are still arriving, the slot is bound as soon as slot and tokenizer are there: the
+replica answers from then on, and `rest` is what is left of the load. A load whose bytes are in DRAM and whose text is
+parsed reads no file. Knows no HTTP, and not who waits for it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,8 +23,10 @@ from typing import Final, NoReturn
 
 from serverlessllm.agent.admission import RECHECK_S, Admission
 from serverlessllm.agent.artifacts import OpenArtifact, OpenArtifacts
+from serverlessllm.agent.load_messages import attach_of, bandwidths, early_result_of, result_of
 from serverlessllm.agent.replica import Replica
 from serverlessllm.agent.reporter import Reporter
+from serverlessllm.agent.weight_stream import WeightStream
 from serverlessllm.arena.arena import Arena
 from serverlessllm.clock import Clock
 from serverlessllm.config import Config
@@ -32,16 +37,17 @@ from serverlessllm.errors import (
     EngineError,
     InsufficientMemoryError,
     ModelLoadError,
+    NotFoundError,
     WorkerLostError,
 )
+from serverlessllm.loader.incoming import Incoming
 from serverlessllm.loader.loader import Loader
 from serverlessllm.loader.report import LoadProgress, LoadReport
 from serverlessllm.text.tokenizer import TextCache, TextModel
-from serverlessllm.types import Tier
-from serverlessllm.wire.agent import BandwidthStatus, LoadRequest, LoadResult
-from serverlessllm.wire.worker import Attach
+from serverlessllm.wire.agent import LoadRequest, LoadResult
 
-READ_TIERS: Final[tuple[Tier, ...]] = ("nvme", "remote")
+STREAM_MIN_S: Final = 0.02
+"""Bytes that are expected sooner are there before a worker has bound: it gets them whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +64,9 @@ class NodeParts:
 
 
 class Load:
-    """`run` once. On an error or a cancellation the replica holds whatever it got so far: unbind it."""
+    """`run` once, then `rest` where `is_streaming`. On an error or a cancellation the replica holds whatever it got
+    so far: unbind it.
+    """
 
     def __init__(
         self,
@@ -67,31 +75,67 @@ class Load:
         admission: Admission,
         replica: Replica,
         request: LoadRequest,
+        *,
+        may_stream: bool = True,
     ) -> None:
+        """`may_stream`: whether the replica may answer before all bytes are there."""
         self._parts = parts
         self._artifacts = artifacts
         self._admission = admission
         self._replica = replica
         self._request = request
         self._timeout_s = parts.config.agent.load_timeout_s
-        self._limit = asyncio.timeout(self._timeout_s)
+        self._limit: asyncio.Timeout | None = None
         self._admitted = asyncio.Event()
+        self._may_stream = may_stream and parts.config.engine.layer_streaming
+        self._moving = asyncio.Event()
+        self._moving_s = 0.0
+        self._incoming: Incoming | None = None
+        self._reading: asyncio.Task[LoadReport] | None = None
+        self._stream: WeightStream | None = None
+        self._bind_ms = 0.0
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether bytes still arrive for a replica that takes requests already."""
+        return self._stream is not None and self._reading is not None and not self._reading.done()
 
     async def run(self) -> LoadResult:
-        """Wait for room for at most `load_timeout_s`, then read and bind within the same again.
+        """Wait for room for at most `load_timeout_s`, then read and bind within the same again. Returns once the
+        replica takes requests.
 
         Raises: InsufficientMemoryError (never fits), CapacityError (no room in time), CheckpointError,
         ConfigError, ModelLoadError for whatever else prevents it.
         """
         try:
-            async with self._limit:
+            async with self._within_limit():
                 return await self._read_and_bind()
+        except BaseException:
+            await self._stop_reading()
+            raise
+
+    async def rest(self) -> LoadResult:
+        """Wait until all bytes are there, within `load_timeout_s` of standing still. Raises as `run`."""
+        try:
+            async with self._within_limit():
+                return self._result(await self._whole())
+        finally:
+            await self._stop_reading()
+
+    @asynccontextmanager
+    async def _within_limit(self) -> AsyncIterator[None]:
+        """At most `load_timeout_s`, unless it is restarted meanwhile."""
+        try:
+            async with asyncio.timeout(self._timeout_s) as self._limit:
+                yield
         except TimeoutError as error:
             self._raise_timeout(error)
         except (WorkerLostError, EngineError, OSError) as error:
             raise ModelLoadError(
                 f"model {self._replica.key.model} could not be loaded: {error}", source="agent"
             ) from error
+        finally:
+            self._limit = None
 
     async def _read_and_bind(self) -> LoadResult:
         opened = await self._artifacts.open(
@@ -100,24 +144,73 @@ class Load:
         self._replica.nbytes = opened.nbytes
         self._replica.held_bytes = self._parts.arena.held_bytes(opened.nbytes)
         self._check_budget()
-        text, report = await self._gather(opened)
-        read_s = self._parts.clock.monotonic_s()
+        self._reading = asyncio.create_task(self._read(opened))
+        text = await self._gather(opened)
+        self._stream = self._as_stream()
+        if self._stream is None:
+            await self._whole()
+            self._note_progress("bind", opened.nbytes, 0.0)
+        bound_s = self._parts.clock.monotonic_s()
         self._check_dtype()
-        self._note_progress("bind", opened.nbytes, 0.0)
-        await self._replica.bind(self._attach(opened), text)
-        bind_ms = (self._parts.clock.monotonic_s() - read_s) * 1e3
-        return self._result(report, bind_ms)
+        attach = attach_of(self._parts.config.engine, self._parts.arena, self._request, opened, self._stream)
+        await self._replica.bind(attach, text, self._stream)
+        self._bind_ms = (self._parts.clock.monotonic_s() - bound_s) * 1e3
+        if self._stream is not None and self.is_streaming:
+            return early_result_of(
+                self._replica, self._stream, (bound_s - self._moving_s) * 1e3, self._bind_ms
+            )
+        return self._result(await self._whole())
 
-    async def _gather(self, opened: OpenArtifact) -> tuple[TextModel, LoadReport]:
-        """Bytes, slot and tokenizer at the same time; the first failure cancels the rest."""
+    def _result(self, report: LoadReport) -> LoadResult:
+        if report.tier != "dram":
+            self._parts.reporter.bandwidths_changed(bandwidths(self._parts.loader))
+        return result_of(self._replica, report, self._bind_ms)
+
+    async def _gather(self, opened: OpenArtifact) -> TextModel:
+        """Slot and tokenizer, and room for the bytes, at the same time; the first failure cancels the rest."""
         try:
             async with asyncio.TaskGroup() as group:
                 text = group.create_task(self._parts.texts.get(opened.artifact))
                 group.create_task(self._take_slot())
-                report = group.create_task(self._read(opened))
+                group.create_task(self._movement())
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        return text.result(), report.result()
+        return text.result()
+
+    async def _movement(self) -> None:
+        """Wait until bytes arrive, or are there. Raises what reading raises."""
+        moving = asyncio.create_task(self._moving.wait())
+        try:
+            if self._reading is not None:
+                await asyncio.wait({moving, self._reading}, return_when=asyncio.FIRST_COMPLETED)
+                if self._reading.done():
+                    self._reading.result()
+        finally:
+            moving.cancel()
+
+    def _as_stream(self) -> WeightStream | None:
+        """What to bind a worker to that begins before the bytes are whole; None: wait for them."""
+        incoming, reading = self._incoming, self._reading
+        if not self._may_stream or not self._replica.can_stream or incoming is None:
+            return None
+        if reading is None or reading.done() or incoming.expected_s < STREAM_MIN_S:
+            return None
+        stream = WeightStream(incoming, self._moving_s, self._parts.clock)
+        with suppress(NotFoundError):  # the load has failed in this moment
+            self._replica.take_pin(stream.pin())
+            return stream
+        return None
+
+    async def _whole(self) -> LoadReport:
+        """The report of the bytes. A caller's cancellation reaches the reading."""
+        if self._reading is None:
+            raise RuntimeError("nothing is being read")
+        return await self._reading
+
+    async def _stop_reading(self) -> None:
+        if self._reading is not None and not self._reading.done():
+            self._reading.cancel()
+            await asyncio.wait({self._reading})
 
     async def _take_slot(self) -> None:
         await self._admitted.wait()
@@ -136,21 +229,36 @@ class Load:
                     revision,
                     opened.artifact,
                     progress,
+                    on_incoming=partial(self._note_incoming, leave),
                     origins=self._request.origins,
                     priority=self._request.priority,
                 )
-                self._replica.take_pin(self._parts.arena.pin(revision))
+                if self._stream is not None:
+                    self._stream.finish()
+                else:
+                    self._replica.take_pin(self._parts.arena.pin(revision))
                 return report
             except CapacityError:
+                self._incoming = None
+                if self._stream is not None:
+                    raise
                 # Somebody else pinned bytes between our look and our act: line up again.
                 await asyncio.sleep(RECHECK_S)
             finally:
                 leave()
 
-    def _note_read(self, leave: Callable[[], None], progress: LoadProgress) -> None:
+    def _note_incoming(self, leave: Callable[[], None], incoming: Incoming) -> None:
         leave()  # the region is allocated: the next load may look for room
-        if progress.is_fetching:
+        self._incoming = incoming
+        self._moving_s = self._parts.clock.monotonic_s()
+        self._moving.set()
+
+    def _note_read(self, leave: Callable[[], None], progress: LoadProgress) -> None:
+        leave()
+        if progress.is_fetching or self._stream is not None:
             self._restart_limit()  # a network takes as long as it takes; the limit is on standing still
+        if self._stream is not None:
+            self._stream.note()
         phase = "fetch" if progress.is_fetching else "read"
         self._note_progress(phase, progress.done_bytes, progress.eta_s)
 
@@ -161,7 +269,8 @@ class Load:
             self._restart_limit()
 
     def _restart_limit(self) -> None:
-        self._limit.reschedule(asyncio.get_running_loop().time() + self._timeout_s)
+        if self._limit is not None:
+            self._limit.reschedule(asyncio.get_running_loop().time() + self._timeout_s)
 
     def _check_budget(self) -> None:
         budget_bytes = self._parts.arena.budget_bytes
@@ -183,44 +292,6 @@ class Load:
                 source="agent",
             )
 
-    def _attach(self, opened: OpenArtifact) -> Attach:
-        region = self._parts.arena.get(opened.artifact.revision)
-        config = self._parts.config.engine
-        options = dict(self._request.options)
-        if self._replica.engine == "simulated":
-            options = {
-                "load_s": config.simulated_load_s,
-                "prefill_s": config.simulated_prefill_s,
-                "token_s": config.simulated_token_s,
-            } | options
-        return Attach(
-            revision=opened.artifact.revision,
-            layout=opened.layout,
-            extents=[] if region is None else region.extents,
-            max_num_seqs=config.max_num_seqs,
-            max_model_len_tokens=config.max_model_len_tokens,
-            options=options,
-            kv_cache_bytes=config.kv_cache_bytes,
-        )
-
-    def _result(self, report: LoadReport, bind_ms: float) -> LoadResult:
-        if report.tier != "dram":
-            self._parts.reporter.bandwidths_changed(bandwidths(self._parts.loader))
-        return LoadResult(
-            model=self._replica.key.model,
-            revision=self._replica.key.revision,
-            attempt=self._replica.attempt,
-            start="cold" if report.tier == "remote" else "warm",
-            tier=report.tier,
-            nbytes=report.nbytes,
-            fetch_ms=report.fetch_ms,
-            read_ms=report.read_ms,
-            bind_ms=bind_ms,
-            gbps=report.gbps,
-            possible_gbps=report.possible_gbps,
-            limiting=report.limiting,
-        )
-
     def _note_progress(self, phase: str, done_bytes: int, eta_s: float) -> None:
         self._parts.reporter.load_progressed(
             self._replica.key, phase, done_bytes, self._replica.nbytes, eta_s
@@ -238,13 +309,3 @@ class Load:
             f"model {model} was not ready within agent.load_timeout_s = {self._timeout_s:.0f} s",
             source="agent",
         ) from error
-
-
-def bandwidths(loader: Loader) -> list[BandwidthStatus]:
-    """What the loader observed, as the wire says it: each tier that is read from, then each disk and origin."""
-    by_tier = [(tier, "", loader.bandwidth(tier)) for tier in READ_TIERS]
-    by_source = [(tier, source, estimate) for (tier, source), estimate in loader.source_bandwidths().items()]
-    return [
-        BandwidthStatus(tier, estimate.mean_bytes_per_s, estimate.variance, estimate.samples, source)
-        for tier, source, estimate in by_tier + by_source
-    ]

@@ -10,8 +10,9 @@ from serverlessllm.agent.admission import Admission
 from serverlessllm.agent.artifacts import OpenArtifacts
 from serverlessllm.agent.flight import Flight
 from serverlessllm.agent.load import Load, NodeParts
+from serverlessllm.agent.load_messages import hot_result_of
 from serverlessllm.agent.replica import Replica, ReplicaKey
-from serverlessllm.errors import StaleAttemptError
+from serverlessllm.errors import SllmError, StaleAttemptError
 from serverlessllm.types import EngineKind
 from serverlessllm.wire.agent import LoadRequest, LoadResult
 
@@ -23,6 +24,7 @@ class Loads:
         self._parts = parts
         self._artifacts = OpenArtifacts(parts.loader.manifest)
         self._flights: dict[ReplicaKey, Flight[LoadResult]] = {}
+        self._broken: set[ReplicaKey] = set()
         self.replicas: dict[ReplicaKey, Replica] = {}
         self._admission = Admission(parts.arena, self.replicas, parts.config.engine.max_replicas)
 
@@ -37,7 +39,7 @@ class Loads:
             self.fence(replica, request.attempt)
             flight = self._flights.get(key)
             if replica.state == "ready":
-                return self._hot(replica)
+                return hot_result_of(replica)
             if flight is not None and not flight.is_stopped:
                 return await flight.join()
             await replica.gone.wait()
@@ -104,27 +106,13 @@ class Loads:
         if replica.is_idle or replica.gone.is_set():
             self._admission.notice()
 
-    def _hot(self, replica: Replica) -> LoadResult:
-        return LoadResult(
-            model=replica.key.model,
-            revision=replica.key.revision,
-            attempt=replica.attempt,
-            start="hot",
-            tier="dram",
-            nbytes=replica.nbytes,
-            fetch_ms=0.0,
-            read_ms=0.0,
-            bind_ms=0.0,
-            gbps=0.0,
-            possible_gbps=0.0,
-            limiting="",
-        )
-
     async def _bring_up(self, replica: Replica, request: LoadRequest) -> LoadResult:
-        """The work of one flight: a ready replica, or none and an error that says why."""
+        """The work of one flight: a replica that takes requests, or none and an error that says why."""
         reporter = self._parts.reporter
+        may_stream = replica.key not in self._broken
+        load = Load(self._parts, self._artifacts, self._admission, replica, request, may_stream=may_stream)
         try:
-            result = await Load(self._parts, self._artifacts, self._admission, replica, request).run()
+            result = await load.run()
         except BaseException as error:
             # Before the wait: once the replica is gone, the key is free for the next flight.
             del self._flights[replica.key]
@@ -132,5 +120,27 @@ class Loads:
             await replica.unbind()
             raise
         del self._flights[replica.key]
-        reporter.load_succeeded(replica.key, result, replica.engine)
+        if result.is_streaming:
+            replica.keep_loading(asyncio.create_task(self._finish(load, replica)))
+        else:
+            self._broken.discard(replica.key)
+            reporter.load_succeeded(replica.key, result, replica.engine)
         return result
+
+    async def _finish(self, load: Load, replica: Replica) -> None:
+        """The rest of a load whose replica takes requests already; where it fails, the replica goes.
+
+        The next load of that key does not stream: if it fails too, its callers are told why.
+        """
+        reporter = self._parts.reporter
+        try:
+            result = await load.rest()
+        except SllmError as error:
+            self._broken.add(replica.key)
+            reporter.load_failed(replica.key, str(error))
+            replica.fail_load(error)
+        except asyncio.CancelledError:
+            reporter.load_failed(replica.key, "stopped")
+            raise
+        else:
+            reporter.load_succeeded(replica.key, result, replica.engine)

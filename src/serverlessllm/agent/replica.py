@@ -8,6 +8,9 @@
     draining  ReplicaGoneError         –                        → gone   → gone
     gone      ReplicaGoneError         –                        –        –
 
+It may become ready while its bytes still arrive (`is_loading`). When the last request that waits for them is
+cancelled, or they do not come, it is unbound, which ends the load.
+
 Leaving `ready`: who waits in the queue gets ReplicaGoneError, to be placed again. Entering `gone`: who still
 runs gets WorkerLostError (from the slot), and the slot is discarded, which ends its hold on the arena's region;
 the weights stay in DRAM. Lives on one event loop; knows no HTTP and no text.
@@ -23,11 +26,12 @@ from typing import Final, NamedTuple
 from serverlessllm.agent.queue import NO_DEADLINE_S, RequestQueue
 from serverlessllm.agent.room import Holder
 from serverlessllm.agent.seats import Seats
+from serverlessllm.agent.weight_stream import WeightStream
 from serverlessllm.arena.pin import Pin
 from serverlessllm.clock import Clock
 from serverlessllm.engine.slot import Slot
 from serverlessllm.engine.slots import SlotPool
-from serverlessllm.errors import ReplicaGoneError
+from serverlessllm.errors import ReplicaGoneError, SllmError, WorkerLostError
 from serverlessllm.text.tokenizer import TextModel
 from serverlessllm.types import EngineKind, ReplicaState
 from serverlessllm.wire.agent import ReplicaStatus
@@ -86,6 +90,9 @@ class Replica:
         self._text: TextModel | None = None
         self._watch: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
+        self._loading: asyncio.Task[None] | None = None
+        self._load_error: SllmError | None = None
+        self.stream: WeightStream | None = None
         self._unbinding: asyncio.Task[None] | None = None
 
     @property
@@ -101,9 +108,19 @@ class Replica:
         return None if self._slot is None else self._slot.hello.dtype
 
     @property
+    def can_stream(self) -> bool:
+        """Whether its slot takes weights that are still arriving."""
+        return self._slot is not None and self._slot.hello.streams
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether it was bound before its bytes were whole, and they still arrive."""
+        return self._loading is not None and not self._loading.done()
+
+    @property
     def is_idle(self) -> bool:
-        """Whether it is ready and nobody uses it."""
-        return self.state == "ready" and self._seats.is_idle
+        """Whether it is ready and whole, and nobody uses it."""
+        return self.state == "ready" and self._seats.is_idle and not self.is_loading
 
     async def take_slot(self) -> None:
         """Acquire a primed worker, which this replica owns from then on. Raises as `SlotPool.acquire`."""
@@ -111,10 +128,25 @@ class Replica:
 
     def take_pin(self, pin: Pin) -> None:
         """Own this process's hold on the region; dropped once the worker has its own."""
+        self._drop_pin()
         self._pin = pin
 
-    async def bind(self, attach: Attach, text: TextModel) -> None:
-        """loading → binding → ready. Raises as `Slot.attach` and `SlotPool.acquire`; the caller then unbinds."""
+    def keep_loading(self, rest: asyncio.Task[None]) -> None:
+        """Own what is left of the load; it ends when the replica is unbound. Call it in the step after `bind`."""
+        self._loading = rest
+        rest.add_done_callback(lambda _: self._on_change(self))
+        self._on_change(self)
+
+    def fail_load(self, error: SllmError) -> None:
+        """The rest of its bytes will not come: unbind it; who uses it has to be placed again."""
+        self._load_error = error
+        self._begin_unbind()
+
+    async def bind(self, attach: Attach, text: TextModel, stream: WeightStream | None = None) -> None:
+        """loading → binding → ready. `stream` tells the worker of bytes that still arrive.
+
+        Raises as `Slot.attach` and `SlotPool.acquire`; the caller then unbinds.
+        """
         while self._slot is None or self._slot.lost.is_set():  # it may have died while the bytes were read
             if self._slot is not None:
                 await self._slots.discard(self._slot)
@@ -124,6 +156,9 @@ class Replica:
         self._drop_pin()
         self.max_model_len_tokens = attached.max_model_len_tokens
         self._text = text
+        self.stream = stream
+        if stream is not None:
+            stream.begin(self._slot, attach.num_ready)
         self._watch = asyncio.create_task(self._watch_slot(self._slot))
         self._seats.open(attach.max_num_seqs)
         self._move("ready")
@@ -135,10 +170,24 @@ class Replica:
         `deadline_s` is on the monotonic clock. Raises: ReplicaGoneError (not ready, or unbound while waiting),
         QueueFullError, HoldDeadlineError.
         """
-        async with self._seats.seat(priority, deadline_s):
-            if self._slot is None or self._slot.lost.is_set():
-                raise self.gone_error()  # the seat of a request that died with the worker
-            yield self._slot
+        try:
+            async with self._seats.seat(priority, deadline_s):
+                if self._slot is None or self._slot.lost.is_set():
+                    raise self.gone_error()  # the seat of a request that died with the worker
+                yield self._slot
+        except WorkerLostError as error:
+            if self._load_error is None:
+                raise
+            raise self.gone_error() from error  # it died of its load
+        except asyncio.CancelledError:
+            self._give_up_load()
+            raise
+
+    def _give_up_load(self) -> None:
+        """Nobody waits for the bytes any more."""
+        is_arriving = self.stream is not None and not self.stream.is_whole
+        if self.is_loading and is_arriving and self._seats.is_idle:
+            self.start_draining()
 
     def start_draining(self) -> None:
         """ready → draining, in one step without a wait: no request slips in between a look and this act."""
@@ -160,9 +209,12 @@ class Replica:
 
     async def unbind(self) -> None:
         """→ gone, now. Returns when the worker has ended. Idempotent; a caller's cancellation does not stop it."""
+        await asyncio.shield(self._begin_unbind())
+
+    def _begin_unbind(self) -> asyncio.Task[None]:
         if self._unbinding is None:
             self._unbinding = asyncio.create_task(self._unbind())
-        await asyncio.shield(self._unbinding)
+        return self._unbinding
 
     def as_holder(self) -> Holder:
         """As `room.py` sees it: what it holds, and for how long nobody has used it."""
@@ -183,13 +235,16 @@ class Replica:
             num_running=self._seats.num_taken,
             num_queued=self._seats.num_waiting,
             idle_s=self._seats.idle_s if self.is_idle else 0.0,
+            is_loading=self.is_loading,
         )
 
     def gone_error(self) -> ReplicaGoneError:
         """What a request gets that this replica does not take."""
+        reason = (
+            "takes no requests here" if self._load_error is None else f"is lost: {self._load_error.message}"
+        )
         return ReplicaGoneError(
-            f"the replica of model {self.key.model} takes no requests here; place the request again",
-            source="agent",
+            f"the replica of model {self.key.model} {reason}; place the request again", source="agent"
         )
 
     async def _watch_slot(self, slot: Slot) -> None:
@@ -208,14 +263,23 @@ class Replica:
         self._seats.close()
         self._seats.empty.set()
         try:
+            if self.stream is not None:
+                self.stream.close()
             if self._slot is not None:
                 await self._slots.discard(self._slot)
+            await self._end_load()
         finally:
             self._slot = None
             self._drop_pin()
             self.has_seat = False
             self.gone.set()
             self._on_change(self)
+
+    async def _end_load(self) -> None:
+        """After the worker's end, so that the region is free at once."""
+        if self._loading is not None and not self._loading.done():
+            self._loading.cancel()
+            await asyncio.wait({self._loading})
 
     def _drop_pin(self) -> None:
         if self._pin is not None:

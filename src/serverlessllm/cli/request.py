@@ -88,6 +88,7 @@ def _summary(view: RequestView) -> StartSummary:
 def _fields(view: RequestView) -> list[tuple[str, str]]:
     arrived = datetime.fromtimestamp(view.arrived_s).astimezone()
     speed = ""
+    beside = f", {duration_text(view.load_ms / 1e3)} beside which it was computed" if view.load_ms else ""
     if view.gbps:
         share = f" of {view.possible_gbps:.2f} possible" if view.possible_gbps else ""
         speed = f"{view.gbps:.2f} GB/s{share}{f', limited by {view.limiting}' if view.limiting else ''}"
@@ -100,7 +101,7 @@ def _fields(view: RequestView) -> list[tuple[str, str]]:
         ("error", view.error or ""),
         ("agent", f"{view.agent_id}, attempt {view.attempt}" if view.agent_id else ""),
         ("retries", str(view.num_retries) if view.num_retries else ""),
-        ("load", speed),
+        ("load", speed + beside),
         ("tokens", f"{view.prompt_tokens} in, {view.completion_tokens} out"),
         ("total", duration_text(view.e2e_ms / 1e3) if view.e2e_ms else ""),
     ]

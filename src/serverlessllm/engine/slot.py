@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Set
+from collections.abc import AsyncGenerator, Callable, Sequence, Set
 from pathlib import Path
 from typing import Final
 
@@ -31,18 +31,23 @@ from serverlessllm.errors import (
 from serverlessllm.types import EngineKind
 from serverlessllm.wire import WIRE_VERSION
 from serverlessllm.wire.worker import (
+    Arrived,
     Attach,
     Attached,
     Cancel,
+    Early,
     Failed,
     FromWorker,
     Generate,
     Hello,
     TokenEvent,
     Tokens,
+    Wanted,
 )
 
 PRIME_TIMEOUT_S: Final = 60.0
+EARLY_FRAME_BYTES: Final = 8 << 20
+"""What one `Early` carries, about."""
 
 
 class _Stream:
@@ -56,7 +61,10 @@ class _Stream:
 
 
 class Slot:
-    """One worker, from its greeting to its end. `lost` is set when it can answer no more."""
+    """One worker, from its greeting to its end. `lost` is set when it can answer no more.
+
+    `on_wanted` hears which (offset, nbytes) of a region that is still arriving the worker would like first.
+    """
 
     hello: Hello
 
@@ -68,6 +76,7 @@ class Slot:
         self.lost = asyncio.Event()
         self._greeting: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
         self._attaching: asyncio.Future[Attached] | None = None
+        self.on_wanted: Callable[[list[tuple[int, int]]], None] | None = None
         self._streams: dict[str, _Stream] = {}
         self._serial = itertools.count()
         self._reason = ""
@@ -124,6 +133,21 @@ class Slot:
         self._channel.send(attach, descriptor=pin_fd)
         return await self._attaching
 
+    def arrived(self, num_shards: int) -> None:
+        """Tell a bound worker that the first `num_shards` of its attach are whole."""
+        self._channel.send(Arrived(num_shards))
+
+    def bring(self, parts: Sequence[tuple[int, bytes]]) -> None:
+        """Give a bound worker (offset in the region, bytes) that it wanted."""
+        batch: list[tuple[int, bytes]] = []
+        for part in parts:
+            batch.append(part)
+            if sum(len(data) for _, data in batch) >= EARLY_FRAME_BYTES:
+                self._channel.send(Early(batch))
+                batch = []
+        if batch:
+            self._channel.send(Early(batch))
+
     async def generate(
         self, request: Generate, num_choices: int = 1, ended: Set[int] = frozenset()
     ) -> AsyncGenerator[TokenEvent, None]:
@@ -177,6 +201,9 @@ class Slot:
                 self._attaching.set_result(message)
             case Attached() | Failed() if self._attaching is not None and self._attaching.cancelled():
                 pass  # nobody waits for the answer any more
+            case Wanted(ranges=ranges):
+                if self.on_wanted is not None:
+                    self.on_wanted(ranges)
             case Hello() if not self._greeting.done():
                 self._greeting.set_result(message)
             case _:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from serverlessllm.arena.arena import Arena
 from serverlessllm.arena.mapping import Extent
@@ -15,16 +16,21 @@ from serverlessllm.arena.pin import Pin
 from serverlessllm.arena.region import Region
 from serverlessllm.loader.plan import LoadableIndex, LoadPlan
 from serverlessllm.loader.transfer.early import EarlyReads, Range
+from serverlessllm.types import Tier
+
+READ_TIERS: Final[tuple[Tier, ...]] = ("nvme", "remote")
 
 
 class Incoming:
     """`shards` are the places of the shards in order of arrival; the first `num_ready` are whole, and verified where
-    they had to be. `tier` is the farthest that bytes come from.
+    they had to be. `tier` is the farthest that bytes come from. `expected_s` is what the load should take, by
+    experience.
     """
 
     def __init__(
         self, region: Region, index: LoadableIndex, plan: LoadPlan, arena: Arena, early: EarlyReads
     ) -> None:
+        """`early` knows how fast tiers are."""
         sizes = {shard.id: shard.encodings[0].nbytes for shard in index.shards}
         self.shards: tuple[Range, ...] = tuple(
             (index.region_offset(name), sizes[name]) for name in plan.shard_ids
@@ -32,6 +38,7 @@ class Incoming:
         self.num_ready = 0
         self.tier = plan.slowest_tier
         self.total_bytes = plan.total_bytes
+        self.expected_s = max(plan.tier_bytes(tier) / early.rate(tier) for tier in READ_TIERS)
         self._region = region
         self._arena = arena
         self._early = early

@@ -133,8 +133,8 @@ class LoadPlan:
 def arrival_order(index: LoadableIndex) -> list[LoadableShard]:
     """Blocks first, then the embeddings, then what is final.
 
-    Of the embeddings a first pass needs the few rows of its prompt, which can be had alone (`transfer/early.py`); as a
-    whole they are needed last, as a tied head or for the second token.
+    Of the embeddings a first pass needs the few rows of its prompt, which can be had alone (`transfer/early.py`);
+    as a whole they are needed last, as a tied head or for the second token.
     """
     return sorted(index.shards, key=lambda shard: ARRIVAL_OF_KINDS.index(shard.kind))
 
@@ -149,9 +149,9 @@ def plan_load(
     """Take each chunk from the cheapest tier that has it; neighbours from one tier are read together.
 
     Reads are as long as whole chunks within `max_read_bytes` allow, at least one chunk. O(chunks · offers).
-    Ensures: every byte of every shard is in exactly one read; reads are in the order of `shards` (all of the index; by
-    default in its order) and ascend within a shard. Raises: CorruptDataError naming the file for a chunk that nobody
-    has; ValueError for a shard that is off the page grid.
+    Ensures: every byte of every shard is in exactly one read; reads are in the order of `shards` (all of the index;
+    by default in its order) and ascend within a shard. Raises: CorruptDataError naming the file for a chunk that
+    nobody has; ValueError for a shard that is off the page grid.
     """
     shards = index.shards if shards is None else shards
     cheapest = sorted(offers, key=lambda offer: (offer.seconds_per_byte, TIER_ORDER.index(offer.tier)))

@@ -223,7 +223,8 @@ class Proxy:
         """Forward to one replica. Raises _TryAgain while nothing of an answer reached the client."""
         post = replica.link.upstream.post("/infer", head, exchange.body)
         try:
-            response = await (self._with_comments(exchange, post) if exchange.is_open else post)
+            is_told = exchange.is_open or (exchange.is_stream and replica.is_loading)
+            response = await (self._with_comments(exchange, post) if is_told else post)
         except (UnreachableError, WireError) as error:
             raise _TryAgain(error) from error
         try:
@@ -240,11 +241,14 @@ class Proxy:
             response.close()
 
     async def _with_comments(self, exchange: Exchange, work: Awaitable[T]) -> T:
-        """Await `work`, telling a stream whose headers have left that it is still being worked on."""
+        """Await `work`, telling a stream what is done for it; one that has no headers yet, after a while."""
         task = asyncio.ensure_future(work)
+        silent_s = max(0.0, self._config.hold_silently_s - exchange.elapsed_s)
+        pause_s = COMMENT_EVERY_S if exchange.is_open else silent_s
         try:
-            while not (await asyncio.wait({task}, timeout=COMMENT_EVERY_S))[0]:
-                await exchange.comment("prefill")
+            while not (await asyncio.wait({task}, timeout=pause_s))[0]:
+                await exchange.comment(self._wakes.loading(exchange.timeline.model) or "prefill")
+                pause_s = COMMENT_EVERY_S
             return task.result()
         finally:
             if not task.done():

@@ -18,12 +18,13 @@ from serverlessllm.wire.events import AgentEvent, ReplicaChanged, Snapshot
 class Replica:
     """A ready replica. `num_inflight` counts our own requests; `used_s` (monotonic) is when the last one ended.
 
-    A draining replica takes no new requests.
+    A draining replica takes no new requests. `is_loading`: it takes them while its bytes still arrive.
     """
 
     __slots__ = (
         "attempt",
         "is_draining",
+        "is_loading",
         "link",
         "model",
         "num_inflight",
@@ -43,6 +44,7 @@ class Replica:
         self.ready_s = now_s
         self.used_s = now_s
         self.is_draining = False
+        self.is_loading = False
 
 
 class ReplicaTable:
@@ -127,6 +129,7 @@ class ReplicaTable:
             if status.attempt <= self._dropped.get((status.model, link.address), -1):
                 return
             replica = self.add(link, status.model, status.revision, status.attempt)
+            replica.is_loading = status.is_loading
             was_busy, replica.num_remote = replica.num_remote > 0, status.num_running + status.num_queued
             if was_busy or replica.num_remote:
                 replica.used_s = self._clock.monotonic_s()

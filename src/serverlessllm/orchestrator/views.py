@@ -129,6 +129,7 @@ def request_view(timeline: Timeline) -> RequestView:
         gbps=timeline.gbps,
         possible_gbps=timeline.possible_gbps,
         limiting=timeline.limiting,
+        load_ms=timeline.load_ms,
         prompt_tokens=timeline.prompt_tokens,
         completion_tokens=timeline.completion_tokens,
     )

@@ -120,11 +120,15 @@ class Wakes:
 
     def progress(self, wake: Wake) -> str:
         """What to tell a waiting client, e.g. `loading 41% eta 0.8s`."""
-        for load in self._agents.loads_of(wake.model):
+        return self.loading(wake.model) or wake.text
+
+    def loading(self, model: str) -> str:
+        """How far the model's load is; empty when there is none, or all bytes are there."""
+        for load in self._agents.loads_of(model):
             if load.done_bytes < load.total_bytes:
                 percent = 100 * load.done_bytes // load.total_bytes
                 return f"loading {percent}% eta {max(0.0, load.eta_s):.1f}s"
-        return wake.text
+        return ""
 
     def cancel(self, model: str, error: SllmError) -> None:
         """End the model's wake-up, if one runs: its waiters get `error`."""

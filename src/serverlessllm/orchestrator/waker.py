@@ -208,6 +208,7 @@ class Waker:
             self._placements.settle(record.name, attempt, is_ready=outcome == "ready")
         link.num_failures = 0
         replica = self._table.add(link, record.name, revision, result.attempt)
+        replica.is_loading = result.is_streaming
         return Woken(replica, result, place_ms)
 
     async def _call_load(self, record: ModelRecord, link: AgentLink, attempt: int) -> LoadResult:

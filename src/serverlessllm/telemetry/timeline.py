@@ -3,6 +3,10 @@
 
 The phases of a request add up to its TTFT: `first_token` is what is left after the others
 (detokenising, framing, the hops between processes). A phase that the road did not touch is 0. Knows no HTTP.
+
+Where the engine computed beside the load, `fetch` or `read` is the time in which the request waited for bytes and
+nothing was computed for it, `prefill` what was computed, also while bytes arrived; `load_ms` is the load's own
+length, from its first byte to its last.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from collections import deque
 import msgspec
 
 from serverlessllm.types import PHASES, StartKind, Tier
-from serverlessllm.wire.agent import InferTiming, LoadResult
+from serverlessllm.wire.agent import InferTiming, LoadResult, StreamedLoad
 
 
 class Timeline(msgspec.Struct, kw_only=True):
@@ -49,6 +53,7 @@ class Timeline(msgspec.Struct, kw_only=True):
     gbps: float = 0.0
     possible_gbps: float = 0.0
     limiting: str = ""
+    load_ms: float = 0.0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     is_stream: bool = False
@@ -72,10 +77,22 @@ class Timeline(msgspec.Struct, kw_only=True):
         """The first event arrived after `ttft_ms`; what no phase claims is `first_token`."""
         self.queue_ms += timing.queue_ms
         self.prefill_ms = timing.prefill_ms
+        if timing.load is not None:
+            self._note_streamed(timing.load, timing.stall_ms)
         self.prompt_tokens = timing.prompt_tokens
         self.ttft_ms = ttft_ms
         claimed = sum(float(getattr(self, f"{phase}_ms")) for phase in PHASES[:-1])
         self.first_token_ms = max(0.0, ttft_ms - claimed)
+
+    def _note_streamed(self, load: StreamedLoad, stall_ms: float) -> None:
+        """The request was computed beside `load`, and waited for it as long as `stall_ms`."""
+        if self.start != "cold":  # else its bytes were fetched and converted first
+            self.start, self.tier = load.start, load.tier
+        self.nbytes, self.gbps, self.load_ms = load.nbytes, load.gbps, load.load_ms
+        if load.tier == "remote":
+            self.fetch_ms += stall_ms
+        else:
+            self.read_ms += stall_ms
 
     def phases(self) -> dict[str, float]:
         """Phase → milliseconds, in the order of the road."""
@@ -90,6 +107,8 @@ class Timeline(msgspec.Struct, kw_only=True):
         """What the final SSE comment carries: the phases and what a reader needs to judge them."""
         fields: dict[str, object] = {"start": self.start, "tier": self.tier, **self.phases()}
         fields |= {"ttft": round(self.ttft_ms, 2), "gbps": round(self.gbps, 3), "nbytes": self.nbytes}
+        if self.load_ms:
+            fields["load"] = round(self.load_ms, 2)
         return msgspec.json.encode(fields).decode()
 
 

@@ -195,7 +195,8 @@ class PlacementDecision(msgspec.Struct, frozen=True, kw_only=True):
 class RequestView(msgspec.Struct, frozen=True, kw_only=True):
     """One request's road. `phases` has every phase in order (queue … first_token), in milliseconds.
 
-    `ttft_ms` and `e2e_ms` count from arrival; 0 while not reached. `gbps` are 10⁹ bytes/s of its load.
+    `ttft_ms` and `e2e_ms` count from arrival; 0 while not reached. `gbps` are 10⁹ bytes/s of its load. `load_ms` is
+    the length of a load beside which it was computed; 0 where it was not.
     """
 
     request_id: str
@@ -221,6 +222,7 @@ class RequestView(msgspec.Struct, frozen=True, kw_only=True):
     limiting: str
     prompt_tokens: int
     completion_tokens: int
+    load_ms: float = 0.0
 
 
 class RequestList(msgspec.Struct, frozen=True):

@@ -49,6 +49,8 @@ class LoadResult(msgspec.Struct, frozen=True):
 
     `start`: hot if it was ready, warm if the bytes were on the node, cold if not. A cold load's bytes move in
     `fetch_ms`, a warm one's in `read_ms`. `limiting` is the medium that set the pace.
+    `is_streaming`: the replica takes requests while bytes still arrive. Then `fetch_ms` or `read_ms` is the time
+    until binding began; what a request waits for bytes after that is in its `InferTiming`, and so is the load's pace.
     """
 
     model: str
@@ -63,6 +65,7 @@ class LoadResult(msgspec.Struct, frozen=True):
     gbps: float
     possible_gbps: float
     limiting: str
+    is_streaming: bool = False
 
 
 class UnloadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,7 +85,10 @@ class UnloadResult(msgspec.Struct, frozen=True):
 
 
 class ReplicaStatus(msgspec.Struct, frozen=True):
-    """One replica, as the agent sees it. `idle_s` since its last request ended; 0 while one runs."""
+    """One replica, as the agent sees it. `idle_s` since its last request ended; 0 while one runs.
+
+    `is_loading`: it is ready, and its bytes still arrive.
+    """
 
     model: str
     revision: str
@@ -94,6 +100,7 @@ class ReplicaStatus(msgspec.Struct, frozen=True):
     num_running: int
     num_queued: int
     idle_s: float
+    is_loading: bool = False
 
 
 class RegionStatus(msgspec.Struct, frozen=True):
@@ -158,13 +165,29 @@ class AgentStatus(msgspec.Struct, frozen=True):
     prefault: PrefaultStatus | None = None
 
 
+class StreamedLoad(msgspec.Struct, frozen=True):
+    """The load beside which a request was computed. `load_ms`: from its first byte to its last; `gbps` over that."""
+
+    start: StartKind
+    tier: Tier
+    nbytes: int
+    load_ms: float
+    gbps: float
+
+
 class InferTiming(msgspec.Struct, frozen=True):
-    """The agent's share of a request's road, sent in the response headers with the first token (ms)."""
+    """The agent's share of a request's road, sent in the response headers with the first token (ms).
+
+    `stall_ms`: how long the engine waited for weights, `prefill_ms` how long it computed; with `load`, both lie
+    between the same two moments.
+    """
 
     queue_ms: float
     prefill_ms: float
     prompt_tokens: int
     cached_tokens: int = 0
+    stall_ms: float = 0.0
+    load: StreamedLoad | None = None
 
 
 class InferHeaders(msgspec.Struct, frozen=True):

@@ -73,8 +73,8 @@ class Attach(msgspec.Struct, frozen=True, tag="attach"):
     `extents` are (file offset, nbytes) in the arena file whose descriptor came along; mapped back to back
     they are the region in which `layout` counts its offsets. No extents: no weights (`simulated`).
     `kv_cache_bytes` bounds the blocks of keys and values; 0 = the engine's choice.
-    `shards` are (offset, nbytes) in the region, in order of arrival, of which the first `num_ready` are whole: none of
-    the others may be read yet. No shards: all is there.
+    `shards` are (offset, nbytes) in the region, in order of arrival, of which the first `num_ready` are whole: none
+    of the others may be read yet. No shards: all is there.
     """
 
     revision: str

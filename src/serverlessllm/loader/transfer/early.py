@@ -60,7 +60,7 @@ class EarlyReads:
         self._reads = sorted(reads, key=lambda read: read.region_offset)
         self._starts = [read.region_offset for read in self._reads]
         self._open = open_source
-        self._rate = rate
+        self.rate = rate
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
         """The bytes of each range; blocks. Opens what it needs and closes it again.
@@ -114,7 +114,7 @@ class EarlyReads:
         return (
             is_same
             and shift == part.region_offset - last.region_offset
-            and gap_bytes <= self._rate(part.tier) * REQUEST_S
+            and gap_bytes <= self.rate(part.tier) * REQUEST_S
         )
 
 
