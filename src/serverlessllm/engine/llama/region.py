@@ -30,7 +30,7 @@ class RegionTensors:
     """Looks up tensors by name in one attached region; `copied_bytes` counts what could not be a view."""
 
     def __init__(self, weights: Weights, dtype: torch.dtype, *, is_dry: bool = False) -> None:
-        """`is_dry`: check everything, but touch no byte; the tensors have no memory."""
+        """`is_dry`: check everything, but look at no byte; the tensors are of memory that nobody has written."""
         self._is_dry = is_dry
         self._region = weights.region
         self._dtype = dtype
@@ -62,12 +62,15 @@ class RegionTensors:
         """The tensors stacked along their first dimension: one view where the layout packs them."""
         entries = [self._entry(name, shape) for name, shape in zip(names, shapes, strict=True)]
         offset = self._packed.get(tuple(entry.name for entry in entries))
+        rows = sum(shape[0] for shape in shapes)
         if offset is None or not _is_back_to_back(entries, offset):
-            stacked = torch.cat([self._view(entry, entry.offset, entry.shape) for entry in entries])
+            parts = [self._view(entry, entry.offset, entry.shape) for entry in entries]
+            if self._is_dry:
+                return torch.empty(rows, *shapes[0][1:], dtype=self._dtype)
+            stacked = torch.cat(parts)
             stacked = stacked.to(self._dtype)
             self.copied_bytes += stacked.nbytes
             return stacked
-        rows = sum(shape[0] for shape in shapes)
         return self._converted(self._view(entries[0], offset, (rows, *shapes[0][1:])))
 
     def _entry(self, name: str, shape: tuple[int, ...]) -> TensorSlice:
@@ -95,14 +98,14 @@ class RegionTensors:
             raise _malformed(
                 entry.name, f"bytes {offset}..{end} do not lie in the region, or are not aligned"
             )
+        if self._is_dry:
+            return torch.empty(shape, dtype=self._dtype)
         return self._base(dtype).as_strided(shape, _row_major(shape), offset // size)
 
     def _base(self, dtype: torch.dtype) -> torch.Tensor:
         base = self._bases.get(dtype)
         if base is None:
             count = len(self._region) // dtype.itemsize
-            if self._is_dry:
-                return self._bases.setdefault(dtype, torch.empty(count, dtype=dtype, device="meta"))
             with warnings.catch_warnings():
                 # The mapping is read-only and nothing here writes weights; torch cannot express that.
                 warnings.filterwarnings("ignore", message="The given buffer is not writable")
