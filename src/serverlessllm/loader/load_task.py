@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from serverlessllm.arena.mapping import map_extents
 from serverlessllm.arena.pin import Pin
@@ -31,6 +31,10 @@ from serverlessllm.loader.transfer.pipeline import Failure
 from serverlessllm.loader.transfer.run import LoadRun, RunSettings
 from serverlessllm.loader.transfer.turns import weight_of
 from serverlessllm.types import Tier
+
+FAST_ORIGIN_BYTES_PER_S: Final = 5e8
+"""Slower ones get all their connections for few chunks at a time, so that the first blocks are there early."""
+NUM_CHUNKS_IN_FLIGHT: Final = 2
 
 _T = TypeVar("_T")
 
@@ -120,7 +124,11 @@ class LoadTask:
             staged = StagedCopy(self._parts.nvme, artifact.revision, artifact.index, self._make_disk_room)
             most = self._parts.num_fetch_workers
             num_workers = max(1, min(most, int(most * weight_of(self._wish.priority))))
-            self._fetch = RemoteFetch(origins, opener, staged, num_workers=num_workers)
+            is_slow = self._parts.meter.estimate("remote").mean_bytes_per_s < FAST_ORIGIN_BYTES_PER_S
+            stripes = num_workers // NUM_CHUNKS_IN_FLIGHT if is_slow else 1
+            self._fetch = RemoteFetch(
+                origins, opener, staged, num_workers=num_workers, num_stripes=max(1, stripes)
+            )
             for file, (path, chunks) in staged.resume(list(copy.problems)).items():
                 copy.add_partial(file, path, chunks)
         except BaseException:

@@ -20,7 +20,8 @@ from serverlessllm.types import Tier
 
 REQUEST_S: Final = 0.5e-3
 """What one more request costs beside others in flight: bytes between two ranges that arrive sooner are read along."""
-MAX_THREADS: Final = 8
+MAX_THREADS: Final = 32
+"""Small requests wait behind the bytes of the load itself; so many of them wait at once."""
 
 Range = tuple[int, int]
 """(offset in the region, nbytes)."""
@@ -70,12 +71,13 @@ class EarlyReads:
         wanted = sorted(ranges)
         stretches = list(self._joined(part for one in wanted for part in self._parts(one)))
         with ExitStack() as cleanup:
+            num_threads = max(1, min(MAX_THREADS, len(stretches)))
             files = dict.fromkeys((stretch.tier, stretch.file) for stretch in stretches)
             sources = {}
             for key in files:
                 sources[key] = self._open(*key)
                 cleanup.callback(sources[key].close)
-            threads = cleanup.enter_context(ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="early"))
+            threads = cleanup.enter_context(ThreadPoolExecutor(num_threads, thread_name_prefix="early"))
             found = list(threads.map(lambda one: _fetch(sources[one.tier, one.file], one), stretches))
         starts = [stretch.region_offset for stretch in stretches]
         return [_cut(starts, found, one) for one in ranges]

@@ -22,17 +22,26 @@ from serverlessllm.loader.transfer.arrivals import Arrivals
 from serverlessllm.loader.transfer.pieces import placed
 from serverlessllm.sources.base import Piece, Source
 from serverlessllm.sources.download import Download, DownloadReport
+from serverlessllm.sources.striped import StripedSource
 
 
 class RemoteFetch:
     """One load's transfers; a `run.Fetch`. `staged` is the disk's half of it."""
 
     def __init__(
-        self, origins: Sequence[str], open_origin: OriginOpener, staged: StagedCopy, *, num_workers: int
+        self,
+        origins: Sequence[str],
+        open_origin: OriginOpener,
+        staged: StagedCopy,
+        *,
+        num_workers: int,
+        num_stripes: int = 1,
     ) -> None:
+        """`num_workers` requests are in flight; `num_stripes` of them are for the same chunk."""
         self._origins = origins
         self._open_origin = open_origin
-        self._num_workers = num_workers
+        self._num_workers = max(1, num_workers // num_stripes)
+        self._num_stripes = min(num_stripes, num_workers)
         self._lock = threading.Lock()
         self._is_stopped = False
         self._download: Download | None = None
@@ -91,7 +100,7 @@ class RemoteFetch:
         failures: list[SllmError] = []
         for origin in self._origins:
             try:
-                source = self._open_origin(origin, file)
+                source = self._striped(self._open_origin(origin, file))
             except SllmError as error:
                 failures.append(error)
                 continue
@@ -102,6 +111,9 @@ class RemoteFetch:
             blame = "; ".join(error.message for error in failures) or "none is known"
             raise kind(f"{file} is not on this node, and no origin has it: {blame}", source="agent")
         return sources
+
+    def _striped(self, source: Source) -> Source:
+        return source if self._num_stripes < 2 else StripedSource(source, self._num_stripes)
 
     def _add_shares(self, report: DownloadReport) -> None:
         for origin in report.origins:
