@@ -20,6 +20,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
+from serverlessllm.agent.kv_chunks import KvChunks
+from serverlessllm.agent.kv_request import KvRequest
 from serverlessllm.agent.queue import NO_DEADLINE_S, RequestQueue
 from serverlessllm.agent.room import Holder
 from serverlessllm.agent.seats import Seats
@@ -28,9 +30,10 @@ from serverlessllm.clock import Clock
 from serverlessllm.engine.slot import Slot
 from serverlessllm.engine.slots import SlotPool
 from serverlessllm.errors import ReplicaGoneError
-from serverlessllm.text.tokenizer import TextModel
+from serverlessllm.text.tokenizer import AlignedPrompt, TextModel
 from serverlessllm.types import EngineKind, ReplicaState
 from serverlessllm.wire.agent import ReplicaStatus
+from serverlessllm.wire.openai import ChatRequest, CompletionRequest
 from serverlessllm.wire.worker import Attach
 
 FIRST_REQUEST_GRACE_S: Final = 2.0
@@ -48,6 +51,7 @@ class ReplicaKey(NamedTuple):
 class Replica:
     """See the module. `on_change` is called after each change of state or load, with the replica.
 
+    `on_kv_change` is called when `kv`, the prompt chunks that its engine has cached, changed.
     `nbytes` are its weights, `held_bytes` what they take from the arena. `has_seat`: it counts among
     `max_replicas`. `was_lost`: its worker died unasked.
     """
@@ -62,6 +66,7 @@ class Replica:
         clock: Clock,
         max_queue_length: int,
         on_change: Callable[[Replica], None],
+        on_kv_change: Callable[[Replica], None],
     ) -> None:
         self.key = key
         self.engine: EngineKind = engine
@@ -72,6 +77,7 @@ class Replica:
         self.has_seat = False
         self.was_lost = False
         self.max_model_len_tokens = 0
+        self.kv = KvChunks(lambda: on_kv_change(self))
         self.gone = asyncio.Event()
         self._slots = slots
         self._on_change = on_change
@@ -84,6 +90,7 @@ class Replica:
         self._slot: Slot | None = None
         self._pin: Pin | None = None
         self._text: TextModel | None = None
+        self._block_tokens = 0
         self._watch: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
         self._unbinding: asyncio.Task[None] | None = None
@@ -120,9 +127,11 @@ class Replica:
                 await self._slots.discard(self._slot)
             await self.take_slot()
         self._move("binding")
+        self._slot.on_blocks = lambda blocks: self.kv.note_blocks(blocks.stored, blocks.removed)
         attached = await self._slot.attach(attach, None if self._pin is None else self._pin.fd)
         self._drop_pin()
         self.max_model_len_tokens = attached.max_model_len_tokens
+        self._block_tokens = attached.block_tokens
         self._text = text
         self._watch = asyncio.create_task(self._watch_slot(self._slot))
         self._seats.open(attach.max_num_seqs)
@@ -139,6 +148,14 @@ class Replica:
             if self._slot is None or self._slot.lost.is_set():
                 raise self.gone_error()  # the seat of a request that died with the worker
             yield self._slot
+
+    def follow_cache(
+        self, salt: str, request: ChatRequest | CompletionRequest, prompt: AlignedPrompt
+    ) -> KvRequest | None:
+        """What tells of the request's cached chunks; None where the engine does not tell of its blocks."""
+        if not self._block_tokens:
+            return None
+        return KvRequest(self.kv, self._block_tokens, salt, request, prompt)
 
     def start_draining(self) -> None:
         """ready → draining, in one step without a wait: no request slips in between a look and this act."""

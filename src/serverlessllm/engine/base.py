@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from serverlessllm.wire.worker import Generate, ModelLayout, TokenEvent
 
@@ -41,10 +41,14 @@ class EngineLimits:
 
 @dataclass(frozen=True, slots=True)
 class BindReport:
-    """What attaching cost. `copied_bytes` counts weights that had to be converted to the compute dtype."""
+    """What attaching cost. `copied_bytes` counts weights that had to be converted to the compute dtype.
+
+    `block_tokens`: ids per block, of an engine that is a `BlockReporter`.
+    """
 
     max_model_len_tokens: int
     copied_bytes: int
+    block_tokens: int = 0
 
 
 class Engine(Protocol):
@@ -80,6 +84,14 @@ class Engine(Protocol):
 
     def step(self) -> list[TokenEvent]:
         """Advance the running requests by at most one id each, admitting queued ones first. Never blocks on input."""
+
+
+@runtime_checkable
+class BlockReporter(Protocol):
+    """An engine that keeps keys and values for later requests, and says which."""
+
+    def block_changes(self) -> tuple[list[bytes], list[bytes]]:
+        """Names of blocks that the last `step` made findable, and of those that it gave up."""
 
 
 EngineFactory = Callable[[str, int], Engine]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Set
+from collections.abc import AsyncGenerator, Callable, Set
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +33,7 @@ from serverlessllm.wire import WIRE_VERSION
 from serverlessllm.wire.worker import (
     Attach,
     Attached,
+    Blocks,
     Cancel,
     Failed,
     FromWorker,
@@ -56,7 +57,10 @@ class _Stream:
 
 
 class Slot:
-    """One worker, from its greeting to its end. `lost` is set when it can answer no more."""
+    """One worker, from its greeting to its end. `lost` is set when it can answer no more.
+
+    `on_blocks` is called with what it tells of cached blocks, before the ids of the same step are delivered.
+    """
 
     hello: Hello
 
@@ -66,6 +70,7 @@ class Slot:
         self.kind = kind
         self.pid = pid
         self.lost = asyncio.Event()
+        self.on_blocks: Callable[[Blocks], None] = _ignore
         self._greeting: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
         self._attaching: asyncio.Future[Attached] | None = None
         self._streams: dict[str, _Stream] = {}
@@ -169,6 +174,8 @@ class Slot:
             case Tokens(events=events):
                 for event in events:
                     self._deliver(event.request_id, event)
+            case Blocks():
+                self.on_blocks(message)
             case Failed(request_id=str(request_id)):
                 self._deliver(request_id, _error_of(message))
             case Failed() if self._attaching is not None and not self._attaching.done():
@@ -204,6 +211,10 @@ class Slot:
             "the next request gets a fresh one",
             source="engine",
         )
+
+
+def _ignore(blocks: Blocks) -> None:
+    """Nobody asks for the blocks of this slot."""
 
 
 def _error_of(failed: Failed) -> SllmError:

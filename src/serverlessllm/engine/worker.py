@@ -22,13 +22,14 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from serverlessllm.arena.mapping import map_extents
-from serverlessllm.engine.base import Engine, EngineLimits, Weights
+from serverlessllm.engine.base import BlockReporter, Engine, EngineLimits, Weights
 from serverlessllm.engine.worker_connection import AgentConnection, AgentGoneError
 from serverlessllm.errors import EngineError, SllmError, WireError
 from serverlessllm.wire import WIRE_VERSION
 from serverlessllm.wire.worker import (
     Attach,
     Attached,
+    Blocks,
     Cancel,
     Failed,
     Generate,
@@ -83,8 +84,16 @@ class Worker:
                 self._dispatch(message, descriptor)
             if self._engine.has_work:
                 events = self._engine.step()
+                self._tell_blocks()
                 if events:
                     self._connection.send(Tokens(events))
+
+    def _tell_blocks(self) -> None:
+        """Before the ids of the step: who has the last id knows all blocks of the answer."""
+        if isinstance(self._engine, BlockReporter):
+            stored, removed = self._engine.block_changes()
+            if stored or removed:
+                self._connection.send(Blocks(stored, removed))
 
     def _patience_s(self) -> float | None:
         if not self._engine.has_work:
@@ -134,6 +143,7 @@ class Worker:
             bind_ms=(time.perf_counter() - mapped_s) * 1e3,
             max_model_len_tokens=report.max_model_len_tokens,
             copied_bytes=report.copied_bytes,
+            block_tokens=report.block_tokens,
         )
 
 
