@@ -24,6 +24,9 @@ draining: finishes what runs, takes nothing new · gone: unbound, the slot was d
 
 MAX_MODEL_NAME_BYTES: Final = 200
 _MODEL_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
+_TENANT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+DEFAULT_TENANT: Final = "default"
+"""Whose requests without a key are, and those of keys for which no tenant was named."""
 _REVISION: Final = re.compile(r"[0-9a-f]{32}")
 
 
@@ -40,6 +43,17 @@ def check_model_name(name: object, *, param: str = "model") -> str:
         raise InvalidRequestError(
             f"{param}: {name[:60]!r} is not a model name; use letters, digits, '.', '_' and '-', "
             "in segments joined by '/', each starting with a letter or digit",
+            param=param,
+        )
+    return name
+
+
+def check_tenant(name: str, *, param: str = "tenant") -> str:
+    """Return `name` if it is a tenant's id, else raise `InvalidRequestError`: letters, digits, `._-`, at most 64."""
+    if not _TENANT.fullmatch(name):
+        raise InvalidRequestError(
+            f"{param}: {name[:80]!r} is not a tenant; 1 to 64 letters, digits, '.', '_' or '-', the first a letter "
+            "or digit",
             param=param,
         )
     return name

@@ -135,6 +135,7 @@ async def test_slot_killed_while_bytes_are_read_is_replaced_at_bind(
         slots=pool,
         clock=SystemClock(),
         max_queue_length=1,
+        on_kv_change=lambda _: None,
         on_change=lambda replica: None,
     )
     await replica.take_slot()

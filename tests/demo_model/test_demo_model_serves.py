@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -66,6 +67,29 @@ def test_concurrent_requests_are_decoded_together_and_all_answered(platform: Pla
         answers = [call.result() for call in calls]
     assert [answer.status_code for answer in answers] == [200] * 8
     assert all(answer.json()["usage"]["completion_tokens"] <= 16 for answer in answers)
+
+
+def test_second_turn_computes_less_than_a_tenth_of_the_first_again(platform: Platform) -> None:
+    question = "You are a patient teacher. " * 30 + "Tell me a long story about a lighthouse keeper."
+    first = [{"role": "user", "content": question}]
+    answer = ask(platform, first, max_tokens=250)
+    said = answer["choices"][0]["message"]
+    again = [
+        *first,
+        {"role": "assistant", "content": said["content"]},
+        {"role": "user", "content": "And then?"},
+    ]
+    usage = ask(platform, again, max_tokens=2)["usage"]
+    first_tokens = answer["usage"]["total_tokens"]
+    assert first_tokens > 330
+    assert usage["prompt_tokens_details"]["cached_tokens"] >= 0.9 * first_tokens
+
+
+def ask(platform: Platform, messages: list[dict[str, str]], max_tokens: int) -> dict[str, Any]:
+    """A greedy answer without streaming."""
+    body = {"model": "smollm2", "messages": messages, "temperature": 0, "max_tokens": max_tokens}
+    answer: dict[str, Any] = platform.post("/v1/chat/completions", body).json()
+    return answer
 
 
 def test_twenty_variants_cycle_through_a_budget_of_five_and_leave_nothing_behind(

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer
 
 from support.tiny_tokenizer import tiny_tokenizer_files
 
@@ -85,4 +86,28 @@ def write_tiny_llama(directory: Path, *, seed: int = 0, **changes: Any) -> Path:
         for name, shape in shapes.items()
     }
     save_file(tensors, directory / "model.safetensors")
+    return directory
+
+
+def write_reciting_llama(directory: Path, text: str, **changes: Any) -> Path:
+    """A Llama that answers every chat with `text`, again and again: each token's likeliest successor is the next one.
+
+    So its answers are spelled as the tokenizer would spell them, as those of trained models are. `text` must not
+    hold a token twice.
+    """
+    write_tiny_llama(directory, tie_word_embeddings=False, **changes)
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"{text!r} holds a token twice")
+    begin = tokenizer.encode("\n", add_special_tokens=False).ids[-1]
+    tensors = load_file(directory / "model.safetensors")
+    embeddings = tensors["model.embed_tokens.weight"]
+    head = np.zeros_like(embeddings)
+    for token_id, successor in zip([begin, *ids], [*ids, ids[0]], strict=True):
+        head[successor] += embeddings[token_id]
+    for name, tensor in tensors.items():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            tensor *= 0.01
+    save_file({**tensors, "lm_head.weight": head}, directory / "model.safetensors")
     return directory

@@ -55,7 +55,7 @@ from serverlessllm.wire.agent import (
     UnloadRequest,
     UnloadResult,
 )
-from serverlessllm.wire.events import HEARTBEAT_S, SlotsChanged
+from serverlessllm.wire.events import HEARTBEAT_S, KvChunks, SlotsChanged, Snapshot
 
 MAX_ENCODINGS: Final = 2
 """Prompts encoded at once: each keeps a core busy, and more would only delay what the engines compute."""
@@ -201,7 +201,7 @@ class Agent:
         self.metrics.generated_tokens.labels(inference.headers.model).inc(inference.num_tokens)
 
     def status(self) -> AgentStatus:
-        """`GET /status`, and the snapshot of `/events`."""
+        """`GET /status`."""
         parts = self._parts
         replicas = [replica for replica in self._loads.replicas.values() if replica.state != "gone"]
         return AgentStatus(
@@ -223,6 +223,15 @@ class Agent:
             dtypes=self._dtypes(),
             prefault=self._prefault_status(),
         )
+
+    def snapshot(self) -> Snapshot:
+        """The first event of `/events`."""
+        kv = [
+            KvChunks(key.model, key.revision, names)
+            for key, replica in self._loads.replicas.items()
+            if replica.state == "ready" and (names := replica.kv.published)
+        ]
+        return Snapshot(self.status(), kv)
 
     def render_metrics(self) -> bytes:
         """`GET /metrics`."""

@@ -114,7 +114,7 @@ async def _events(request: web.Request) -> web.StreamResponse:
     from_seq = _from_seq(request.query.get("from"))
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
     await response.prepare(request)
-    async with aclosing(agent.events.follow(from_seq, agent.status)) as events:
+    async with aclosing(agent.events.follow(from_seq, agent.snapshot)) as events:
         async for data in events:
             await response.write(data)
     return response

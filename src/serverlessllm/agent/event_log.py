@@ -17,7 +17,6 @@ import msgspec
 
 from serverlessllm.clock import Clock
 from serverlessllm.wire import sse
-from serverlessllm.wire.agent import AgentStatus
 from serverlessllm.wire.events import HEARTBEAT_S, AgentEvent, Heartbeat, Snapshot
 
 MAX_EVENTS: Final = 4096
@@ -50,7 +49,7 @@ class EventLog:
         self._wake()
 
     async def follow(
-        self, from_seq: int | None, snapshot: Callable[[], AgentStatus], *, heartbeat_s: float = HEARTBEAT_S
+        self, from_seq: int | None, snapshot: Callable[[], Snapshot], *, heartbeat_s: float = HEARTBEAT_S
     ) -> AsyncGenerator[bytes, None]:
         """What came after `from_seq`, as bytes of whole events; a snapshot first where the ring does not reach back.
 
@@ -61,7 +60,7 @@ class EventLog:
             changed = self._changed
             if not self._reaches(seq):
                 seq = self.last_seq
-                yield sse.event(seq, msgspec.json.encode(Snapshot(snapshot())))
+                yield sse.event(seq, msgspec.json.encode(snapshot()))
             elif seq < self.last_seq:
                 num_new = self.last_seq - seq
                 seq = self.last_seq

@@ -20,7 +20,7 @@ from serverlessllm.agent.replica import Replica
 from serverlessllm.clock import Clock
 from serverlessllm.errors import ContextLengthError, HoldDeadlineError, InvalidRequestError
 from serverlessllm.text.stop_strings import StopStrings
-from serverlessllm.text.tokenizer import TextModel
+from serverlessllm.text.tokenizer import AlignedPrompt, TextModel
 from serverlessllm.wire import openai
 from serverlessllm.wire.agent import InferHeaders, InferTiming
 from serverlessllm.wire.openai import ChatRequest, CompletionRequest, PromptTokensDetails, Usage
@@ -80,13 +80,15 @@ class Inference:
         HoldDeadlineError while it waits; WorkerLostError, EngineError at any time.
         """
         text = self._replica.text
-        self.prompt_ids = await self._encode(text)
+        prompt = await self._encode(text)
+        self.prompt_ids = prompt.ids
         generate = self._generate(text)
         answers = [self._answer(text, choice) for choice in range(self.request.num_choices)]
         ended: set[int] = set()
         queued_s = self._clock.monotonic_s()
         async with self._replica.turn(self.headers.priority, self._deadline_s) as slot:
             queue_ms = (self._clock.monotonic_s() - queued_s) * 1e3
+            cached = self._replica.follow_cache(self.headers.cache_salt, self.request, prompt)
             async with aclosing(slot.generate(generate, len(answers), ended)) as events:
                 async for event in events:
                     answer = answers[event.choice]
@@ -95,6 +97,8 @@ class Inference:
                     self._note(event, queue_ms)
                     piece = answer.push(event, self.num_tokens)
                     if piece is not None:
+                        if cached is not None:
+                            cached.push(piece)
                         yield piece
                     if answer.finish is not None:
                         ended.add(event.choice)
@@ -105,15 +109,15 @@ class Inference:
         token_bytes = text.token_bytes if self.request.num_logprobs >= 0 else None
         return Answer(text.detokenizer(self.prompt_ids), StopStrings(self.request.stops), choice, token_bytes)
 
-    async def _encode(self, text: TextModel) -> list[int]:
+    async def _encode(self, text: TextModel) -> AlignedPrompt:
         request = self.request
         async with self._encoding:
             if isinstance(request, ChatRequest):
-                return await text.encode_chat_off_loop(
+                return await text.align_chat_off_loop(
                     [_as_template_sees(message) for message in request.messages]
                 )
             prompt = request.single_prompt
-            return prompt if isinstance(prompt, list) else await text.encode_off_loop(prompt)
+            return AlignedPrompt(prompt) if isinstance(prompt, list) else await text.align_off_loop(prompt)
 
     def _generate(self, text: TextModel) -> Generate:
         if not self.prompt_ids:

@@ -93,6 +93,7 @@ class Loads:
             clock=self._parts.clock,
             max_queue_length=self._parts.config.agent.max_queue_length,
             on_change=self._on_change,
+            on_kv_change=self._parts.reporter.kv_changed,
         )
         self.replicas[key] = replica
         self._on_change(replica)

@@ -23,6 +23,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
+from serverlessllm.agent.kv_chunks import KvChunks
+from serverlessllm.agent.kv_request import KvRequest
 from serverlessllm.agent.queue import NO_DEADLINE_S, RequestQueue
 from serverlessllm.agent.room import Holder
 from serverlessllm.agent.seats import Seats
@@ -32,9 +34,10 @@ from serverlessllm.clock import Clock
 from serverlessllm.engine.slot import Slot
 from serverlessllm.engine.slots import SlotPool
 from serverlessllm.errors import ReplicaGoneError, SllmError, WorkerLostError
-from serverlessllm.text.tokenizer import TextModel
+from serverlessllm.text.tokenizer import AlignedPrompt, TextModel
 from serverlessllm.types import EngineKind, ReplicaState
 from serverlessllm.wire.agent import ReplicaStatus
+from serverlessllm.wire.openai import ChatRequest, CompletionRequest
 from serverlessllm.wire.worker import Attach
 
 FIRST_REQUEST_GRACE_S: Final = 2.0
@@ -52,6 +55,7 @@ class ReplicaKey(NamedTuple):
 class Replica:
     """See the module. `on_change` is called after each change of state or load, with the replica.
 
+    `on_kv_change` is called when `kv`, the prompt chunks that its engine has cached, changed.
     `nbytes` are its weights, `held_bytes` what they take from the arena. `has_seat`: it counts among
     `max_replicas`. `was_lost`: its worker died unasked.
     """
@@ -66,6 +70,7 @@ class Replica:
         clock: Clock,
         max_queue_length: int,
         on_change: Callable[[Replica], None],
+        on_kv_change: Callable[[Replica], None],
     ) -> None:
         self.key = key
         self.engine: EngineKind = engine
@@ -76,6 +81,7 @@ class Replica:
         self.has_seat = False
         self.was_lost = False
         self.max_model_len_tokens = 0
+        self.kv = KvChunks(lambda: on_kv_change(self))
         self.gone = asyncio.Event()
         self._slots = slots
         self._on_change = on_change
@@ -88,6 +94,7 @@ class Replica:
         self._slot: Slot | None = None
         self._pin: Pin | None = None
         self._text: TextModel | None = None
+        self._block_tokens = 0
         self._watch: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
         self._loading: asyncio.Task[None] | None = None
@@ -152,9 +159,11 @@ class Replica:
                 await self._slots.discard(self._slot)
             await self.take_slot()
         self._move("binding")
+        self._slot.on_blocks = lambda blocks: self.kv.note_blocks(blocks.stored, blocks.removed)
         attached = await self._slot.attach(attach, None if self._pin is None else self._pin.fd)
         self._drop_pin()
         self.max_model_len_tokens = attached.max_model_len_tokens
+        self._block_tokens = attached.block_tokens
         self._text = text
         self.stream = stream
         if stream is not None:
@@ -188,6 +197,14 @@ class Replica:
         is_arriving = self.stream is not None and not self.stream.is_whole
         if self.is_loading and is_arriving and self._seats.is_idle:
             self.start_draining()
+
+    def follow_cache(
+        self, salt: str, request: ChatRequest | CompletionRequest, prompt: AlignedPrompt
+    ) -> KvRequest | None:
+        """What tells of the request's cached chunks; None where the engine does not tell of its blocks."""
+        if not self._block_tokens:
+            return None
+        return KvRequest(self.kv, self._block_tokens, salt, request, prompt)
 
     def start_draining(self) -> None:
         """ready → draining, in one step without a wait: no request slips in between a look and this act."""

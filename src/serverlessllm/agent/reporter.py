@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tells the outside what changes on the node: events for those who follow, metrics for those who scrape.
 
-Changes of state go out at once; changes of load are gathered for `LOAD_DELAY_S`, progress is thinned to
-`PROGRESS_INTERVAL_S`. Decides nothing. Lives on one event loop.
+Changes of state go out at once; changes of load and of cached prompts are gathered for `LOAD_DELAY_S`, progress is
+thinned to `PROGRESS_INTERVAL_S`. Decides nothing. Lives on one event loop.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from serverlessllm.types import ReplicaState
 from serverlessllm.wire.agent import BandwidthStatus, LoadProgressStatus, LoadResult, RegionStatus
 from serverlessllm.wire.events import (
     BandwidthChanged,
+    KvChanged,
     LoadEnded,
     LoadProgressed,
     RegionChanged,
@@ -45,6 +46,7 @@ class Reporter:
         self._states: dict[ReplicaKey, ReplicaState] = {}
         self._replicas: dict[ReplicaKey, Replica] = {}
         self._changed: set[ReplicaKey] = set()
+        self._kv_changed: set[ReplicaKey] = set()
         self._flush: asyncio.TimerHandle | None = None
         self._is_arena_changed = False
         self._regions: dict[str, RegionStatus] = {}
@@ -83,6 +85,11 @@ class Reporter:
         for state in get_args(ReplicaState):
             if state != "gone":
                 self._metrics.replicas.labels(state).set(counts[state])
+
+    def kv_changed(self, replica: Replica) -> None:
+        """A replica caches other prompt chunks than before."""
+        self._kv_changed.add(replica.key)
+        self._flush_soon()
 
     def regions_changed(self) -> None:
         """The arena holds something new, or no longer, or a pin changed: look soon, off the road of a request."""
@@ -150,6 +157,10 @@ class Reporter:
         for key in self._changed & self._replicas.keys():
             self._publish(self._replicas[key])
         self._changed.clear()
+        for key in self._kv_changed & self._replicas.keys():
+            stored, removed = self._replicas[key].kv.take_changes()
+            self._log.publish(KvChanged(key.model, key.revision, stored, removed))
+        self._kv_changed.clear()
         if self._is_arena_changed:
             self._is_arena_changed = False
             self._publish_regions()

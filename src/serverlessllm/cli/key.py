@@ -12,7 +12,7 @@ from serverlessllm.cli import exit_codes
 from serverlessllm.cli.session import Session, server_options
 from serverlessllm.cli.terminal import note, print_json, print_table
 from serverlessllm.cli.units import age_text
-from serverlessllm.types import Role
+from serverlessllm.types import DEFAULT_TENANT, Role
 
 if TYPE_CHECKING:
     from serverlessllm.wire.admin import KeyView
@@ -36,15 +36,23 @@ def key() -> None:
     show_default=True,
     help="What the key may do.",
 )
+@click.option(
+    "--tenant",
+    default=DEFAULT_TENANT,
+    show_default=True,
+    help="Whose requests these are. No tenant's prompts are found in another's cache.",
+)
 @server_options
-def create(session: Session, name: str, role: Role) -> None:
+def create(session: Session, name: str, role: Role, tenant: str) -> None:
     """Create a key for NAME; its secret is printed on stdout, this once."""
     with session.client() as client:
-        created = client.create_key(name, role)
+        created = client.create_key(name, role, tenant)
     if session.as_json:
         print_json(created)
         return
-    note(f"key {created.key.id} for {name}, role {role}; keep it now, it is not shown again:")
+    note(
+        f"key {created.key.id} for {name}, role {role}, tenant {tenant}; keep it now, it is not shown again:"
+    )
     click.echo(created.secret)
 
 
@@ -59,8 +67,8 @@ def list_keys(session: Session) -> None:
         return
     now = time.time()
     print_table(
-        ("ID", "NAME", "ROLE", "CREATED"),
-        ((view.id, view.name, view.role, age_text(now - view.created_s)) for view in keys),
+        ("ID", "NAME", "ROLE", "TENANT", "CREATED"),
+        ((view.id, view.name, view.role, view.tenant, age_text(now - view.created_s)) for view in keys),
         empty="no keys: calls from this machine need none",
     )
 

@@ -63,7 +63,7 @@ def _row(view: RequestView, now_s: float) -> tuple[str, ...]:
 @click.argument("request_id", metavar="ID")
 @server_options
 def explain(session: Session, request_id: str) -> None:
-    """Show the road of request ID phase by phase, and the decision that placed it."""
+    """Show the road of request ID phase by phase, and the decisions that placed its replica and chose it."""
     with session.client() as client:
         detail = client.request(request_id)
     if session.as_json:
@@ -76,7 +76,10 @@ def explain(session: Session, request_id: str) -> None:
     show(waterfall(_summary(detail.request)))
     if detail.decision is not None:
         click.echo()
-        _print_decision(detail.decision)
+        _print_decision("placed on", detail.decision)
+    if detail.route is not None:
+        click.echo()
+        _print_decision("sent to", detail.route)
 
 
 def _summary(view: RequestView) -> StartSummary:
@@ -102,14 +105,15 @@ def _fields(view: RequestView) -> list[tuple[str, str]]:
         ("agent", f"{view.agent_id}, attempt {view.attempt}" if view.agent_id else ""),
         ("retries", str(view.num_retries) if view.num_retries else ""),
         ("load", speed + beside),
-        ("tokens", f"{view.prompt_tokens} in, {view.completion_tokens} out"),
+        ("tokens", f"{view.prompt_tokens} in ({view.cached_tokens} cached), {view.completion_tokens} out"),
+        ("tenant", view.tenant),
         ("total", duration_text(view.e2e_ms / 1e3) if view.e2e_ms else ""),
     ]
 
 
-def _print_decision(decision: PlacementDecision) -> None:
+def _print_decision(what: str, decision: PlacementDecision) -> None:
     chance = f", by a {decision.probability:.0%} chance among ties" if decision.probability < 1 else ""
-    click.echo(f"placed on {decision.picked or 'no agent'}{chance}")
+    click.echo(f"{what} {decision.picked or 'no agent'}{chance}")
     print_table(
         ("AGENT", "DEVICES", "SCORE", "TERMS"),
         (

@@ -47,10 +47,14 @@ class EngineLimits:
 
 @dataclass(frozen=True, slots=True)
 class BindReport:
-    """What attaching cost. `copied_bytes` counts weights that had to be converted to the compute dtype."""
+    """What attaching cost. `copied_bytes` counts weights that had to be converted to the compute dtype.
+
+    `block_tokens`: ids per block, of an engine that is a `BlockReporter`.
+    """
 
     max_model_len_tokens: int
     copied_bytes: int
+    block_tokens: int = 0
 
 
 class Engine(Protocol):
@@ -103,6 +107,14 @@ class StreamingEngine(Protocol):
 
     def take_early(self, offset: int, data: bytes) -> None:
         """What was wanted at `offset`, unverified: it must equal the region's bytes, or be computed again."""
+
+
+@runtime_checkable
+class BlockReporter(Protocol):
+    """An engine that keeps keys and values for later requests, and says which."""
+
+    def block_changes(self) -> tuple[list[bytes], list[bytes]]:
+        """Names of blocks that the last `step` made findable, and of those that it gave up."""
 
 
 EngineFactory = Callable[[str, int], Engine]

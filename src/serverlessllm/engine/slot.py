@@ -34,6 +34,7 @@ from serverlessllm.wire.worker import (
     Arrived,
     Attach,
     Attached,
+    Blocks,
     Cancel,
     Early,
     Failed,
@@ -64,6 +65,7 @@ class Slot:
     """One worker, from its greeting to its end. `lost` is set when it can answer no more.
 
     `on_wanted` hears which (offset, nbytes) of a region that is still arriving the worker would like first.
+    `on_blocks` is called with what it tells of cached blocks, before the ids of the same step are delivered.
     """
 
     hello: Hello
@@ -74,6 +76,7 @@ class Slot:
         self.kind = kind
         self.pid = pid
         self.lost = asyncio.Event()
+        self.on_blocks: Callable[[Blocks], None] = _ignore
         self._greeting: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
         self._attaching: asyncio.Future[Attached] | None = None
         self.on_wanted: Callable[[list[tuple[int, int]]], None] | None = None
@@ -193,6 +196,8 @@ class Slot:
             case Tokens(events=events):
                 for event in events:
                     self._deliver(event.request_id, event)
+            case Blocks():
+                self.on_blocks(message)
             case Failed(request_id=str(request_id)):
                 self._deliver(request_id, _error_of(message))
             case Failed() if self._attaching is not None and not self._attaching.done():
@@ -231,6 +236,10 @@ class Slot:
             "the next request gets a fresh one",
             source="engine",
         )
+
+
+def _ignore(blocks: Blocks) -> None:
+    """Nobody asks for the blocks of this slot."""
 
 
 def _error_of(failed: Failed) -> SllmError:

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from serverlessllm.arena.mapping import map_extents
-from serverlessllm.engine.base import Engine, EngineLimits, StreamingEngine, Weights
+from serverlessllm.engine.base import BlockReporter, Engine, EngineLimits, StreamingEngine, Weights
 from serverlessllm.engine.worker_connection import AgentConnection, AgentGoneError
 from serverlessllm.errors import EngineError, SllmError, WireError
 from serverlessllm.wire import WIRE_VERSION
@@ -33,6 +33,7 @@ from serverlessllm.wire.worker import (
     Arrived,
     Attach,
     Attached,
+    Blocks,
     Cancel,
     Early,
     Failed,
@@ -93,8 +94,16 @@ class Worker:
             self._ask_for_wanted()
             if self._engine.has_work:
                 events = self._engine.step()
+                self._tell_blocks()
                 if events:
                     self._connection.send(Tokens(events))
+
+    def _tell_blocks(self) -> None:
+        """Before the ids of the step: who has the last id knows all blocks of the answer."""
+        if isinstance(self._engine, BlockReporter):
+            stored, removed = self._engine.block_changes()
+            if stored or removed:
+                self._connection.send(Blocks(stored, removed))
 
     def _patience_s(self) -> float | None:
         if not self._engine.has_work:
@@ -153,6 +162,7 @@ class Worker:
             bind_ms=(time.perf_counter() - mapped_s) * 1e3,
             max_model_len_tokens=report.max_model_len_tokens,
             copied_bytes=report.copied_bytes,
+            block_tokens=report.block_tokens,
         )
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from serverlessllm.clock import Clock, SystemClock
 from serverlessllm.metadata.records import KeyRecord
-from serverlessllm.types import Role, mint_id
+from serverlessllm.types import DEFAULT_TENANT, Role, mint_id
 
 KEY_PREFIX: Final = "sk-sllm-"
 """Lets secret scanners find a leaked key."""
@@ -22,7 +22,9 @@ NUM_RANDOM_BYTES: Final = 32
 NUM_SHOWN_CHARS: Final = 6
 
 
-def mint_key(name: str, role: Role, *, clock: Clock | None = None) -> tuple[str, KeyRecord]:
+def mint_key(
+    name: str, role: Role, *, tenant: str = DEFAULT_TENANT, clock: Clock | None = None
+) -> tuple[str, KeyRecord]:
     """A new key: its text, which is kept nowhere, and the record to store under `Keys.api_key(record.hash)`."""
     plaintext = KEY_PREFIX + secrets.token_urlsafe(NUM_RANDOM_BYTES)
     record = KeyRecord(
@@ -32,6 +34,7 @@ def mint_key(name: str, role: Role, *, clock: Clock | None = None) -> tuple[str,
         hash=hash_key(plaintext),
         shown_prefix=plaintext[: len(KEY_PREFIX) + NUM_SHOWN_CHARS],
         created_at_s=(clock or SystemClock()).wall_s(),
+        tenant=tenant,
     )
     return plaintext, record
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from serverlessllm.metadata.store import Entry, UnreadableStoreError
-from serverlessllm.types import EngineKind, ReplicaState, Role
+from serverlessllm.types import DEFAULT_TENANT, EngineKind, ReplicaState, Role
 from serverlessllm.wire.admin import ModelState
 
 
@@ -60,7 +60,10 @@ class PlacementRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """`keys/{hash}`: an API key without its text. `shown_prefix` is how people tell their keys apart."""
+    """`keys/{hash}`: an API key without its text. `shown_prefix` is how people tell their keys apart.
+
+    `tenant`: whose requests these are; prompts are cached for each tenant apart.
+    """
 
     id: str
     name: str
@@ -68,6 +71,7 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
     hash: str
     shown_prefix: str
     created_at_s: float
+    tenant: str = DEFAULT_TENANT
 
 
 class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):

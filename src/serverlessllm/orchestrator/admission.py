@@ -22,9 +22,11 @@ from serverlessllm.errors import (
     UnsupportedMediaTypeError,
 )
 from serverlessllm.orchestrator.keyring import Keyring
-from serverlessllm.types import Role
+from serverlessllm.types import DEFAULT_TENANT, Role
 
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+TENANT: Final = web.RequestKey("tenant", str)
+"""Where an admitted request carries its tenant."""
 PROBES: Final = frozenset({"/healthz", "/readyz"})
 """Answered for any Host: a cluster's probes call by address, and they tell nothing."""
 _ROLES: Final[tuple[tuple[str, frozenset[Role]], ...]] = (
@@ -69,14 +71,17 @@ class Admission:
             param="orchestrator.host",
         )
 
-    def check(self, request: web.Request) -> None:
-        """Raises PermissionDeniedError, AuthenticationError, UnsupportedMediaTypeError, PayloadTooLargeError."""
+    def check(self, request: web.Request) -> str:
+        """Returns the caller's tenant.
+
+        Raises: PermissionDeniedError, AuthenticationError, UnsupportedMediaTypeError, PayloadTooLargeError.
+        """
         resource = request.match_info.route.resource
         path = "" if resource is None else resource.canonical  # what is dispatched, not what was written
         if path in PROBES:
-            return
+            return DEFAULT_TENANT
         self._check_host(request)
-        self._check_key(request, path)
+        tenant = self._check_key(request, path)
         if resource is not None and request.method == hdrs.METH_POST:
             if request.content_type != "application/json":
                 raise UnsupportedMediaTypeError(
@@ -84,6 +89,7 @@ class Admission:
                 )
             if (request.content_length or 0) > self._config.max_body_bytes:
                 raise too_large(self._config.max_body_bytes)
+        return tenant
 
     def _check_host(self, request: web.Request) -> None:
         headers = request.headers
@@ -104,10 +110,10 @@ class Admission:
                 param="origin",
             )
 
-    def _check_key(self, request: web.Request, path: str) -> None:
+    def _check_key(self, request: web.Request, path: str) -> str:
         roles = next((roles for prefix, roles in _ROLES if path.startswith(prefix)), None)
         if roles is None or self._keyring.is_empty:
-            return
+            return DEFAULT_TENANT
         scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise AuthenticationError("no API key: send `Authorization: Bearer <key>`")
@@ -118,6 +124,7 @@ class Admission:
             raise PermissionDeniedError(
                 f"the key's role is {record.role}; this call needs {' or '.join(sorted(roles))}"
             )
+        return record.tenant
 
 
 def too_large(max_bytes: int) -> PayloadTooLargeError:

@@ -16,6 +16,7 @@ from serverlessllm.wire.agent import (
 from serverlessllm.wire.events import (
     AgentEvent,
     BandwidthChanged,
+    KvChanged,
     LoadEnded,
     LoadProgressed,
     RegionChanged,
@@ -26,7 +27,10 @@ from serverlessllm.wire.events import (
 
 
 class AgentState:
-    """Fed by `apply`; empty until the first snapshot. Replicas and loads are keyed by (model, revision)."""
+    """Fed by `apply`; empty until the first snapshot. Replicas, loads and `kv` are keyed by (model, revision).
+
+    `kv` has the names of the prompt chunks that a replica has cached.
+    """
 
     def __init__(self) -> None:
         self._base: AgentStatus | None = None
@@ -35,6 +39,7 @@ class AgentState:
         self.loads: dict[tuple[str, str], LoadProgressStatus] = {}
         self.regions: dict[str, RegionStatus] = {}
         self.bandwidths: dict[tuple[Tier, str], BandwidthStatus] = {}
+        self.kv: dict[tuple[str, str], set[int]] = {}
 
     @property
     def base(self) -> AgentStatus | None:
@@ -44,12 +49,14 @@ class AgentState:
     def apply(self, event: AgentEvent) -> None:
         """Take one event. Deltas before the first snapshot are harmless: the snapshot replaces everything."""
         match event:
-            case Snapshot(status=status):
+            case Snapshot(status=status, kv=kv):
                 self._take_snapshot(status)
+                self.kv = {(item.model, item.revision): set(item.names) for item in kv}
             case ReplicaChanged(replica=replica):
                 key = (replica.model, replica.revision)
                 if replica.state == "gone":
                     self.replicas.pop(key, None)
+                    self.kv.pop(key, None)
                 else:
                     self.replicas[key] = replica
             case RegionChanged(region=region, arena_used_bytes=used_bytes):
@@ -67,6 +74,8 @@ class AgentState:
                 self.loads.pop((model, revision), None)
             case BandwidthChanged(bandwidth=bandwidth):
                 self.bandwidths[bandwidth.tier, bandwidth.source] = bandwidth
+            case KvChanged():
+                self._take_chunks(event)
             case _:
                 pass  # a heartbeat changes nothing
 
@@ -77,6 +86,13 @@ class AgentState:
         self.loads = {(item.model, item.revision): item for item in status.loads}
         self.regions = {item.revision: item for item in status.regions}
         self.bandwidths = {(item.tier, item.source): item for item in status.bandwidths}
+
+    def _take_chunks(self, event: KvChanged) -> None:
+        key = (event.model, event.revision)
+        if key in self.replicas:
+            names = self.kv.setdefault(key, set())
+            names.difference_update(event.removed)
+            names.update(event.stored)
 
     def status(self) -> AgentStatus | None:
         """The whole state as of the last event; None before the first snapshot."""

@@ -17,7 +17,7 @@ from serverlessllm.errors import (
     NotFoundError,
     SllmError,
 )
-from serverlessllm.orchestrator.admission import too_large
+from serverlessllm.orchestrator.admission import TENANT, too_large
 from serverlessllm.orchestrator.app_key import ORCHESTRATOR
 from serverlessllm.orchestrator.orchestrator import Orchestrator
 from serverlessllm.orchestrator.replies import error_reply
@@ -41,7 +41,7 @@ def create_app(orchestrator: Orchestrator) -> web.Application:
 async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Admit, handle, and turn every error into OpenAI's shape with its own status."""
     try:
-        request.app[ORCHESTRATOR].admission.check(request)
+        request[TENANT] = request.app[ORCHESTRATOR].admission.check(request)
         return await handler(request)
     except SllmError as error:
         return error_reply(error)

@@ -13,7 +13,7 @@ from serverlessllm.metadata.records import KeyRecord
 from serverlessllm.metadata.store import MetadataStore
 from serverlessllm.orchestrator.changes import Changes
 from serverlessllm.orchestrator.watched import Watched
-from serverlessllm.types import Role
+from serverlessllm.types import DEFAULT_TENANT, Role
 
 
 class Keyring:
@@ -45,13 +45,13 @@ class Keyring:
         """Every key, oldest first."""
         return sorted(self._records.values(), key=lambda record: record.created_at_s)
 
-    async def create(self, name: str, role: Role) -> tuple[str, KeyRecord]:
+    async def create(self, name: str, role: Role, tenant: str = DEFAULT_TENANT) -> tuple[str, KeyRecord]:
         """A new key: (its text, shown this once; its record). Raises ConflictError if the first is no admin key."""
         if role != "admin" and not self._num_admins():
             raise ConflictError(
                 "the first key must be an admin key: it is needed to make others", param="role"
             )
-        plaintext, record = mint_key(name, role, clock=self._clock)
+        plaintext, record = mint_key(name, role, tenant=tenant, clock=self._clock)
         await self._records.write(Keys.api_key(record.hash), record, replaces=None)
         return plaintext, record
 

@@ -21,12 +21,14 @@ from serverlessllm.orchestrator.fetches import Fetches
 from serverlessllm.orchestrator.keyring import Keyring
 from serverlessllm.orchestrator.models import Models
 from serverlessllm.orchestrator.placements import Placements
+from serverlessllm.orchestrator.prefill_costs import PrefillCosts
 from serverlessllm.orchestrator.proxy import Proxy
 from serverlessllm.orchestrator.reconcile import Reconciler
 from serverlessllm.orchestrator.registration import Registrations
 from serverlessllm.orchestrator.replicas import ReplicaTable
 from serverlessllm.orchestrator.request_metrics import RequestMetrics
 from serverlessllm.orchestrator.room import Room
+from serverlessllm.orchestrator.routing import Routing
 from serverlessllm.orchestrator.scaling.idle import IdleScaler
 from serverlessllm.orchestrator.unbind import Unbinder
 from serverlessllm.orchestrator.views import Views
@@ -35,7 +37,7 @@ from serverlessllm.orchestrator.waker import Waker
 from serverlessllm.sdk.ingest import IngestClient
 from serverlessllm.telemetry.metrics import OrchestratorMetrics
 from serverlessllm.telemetry.timeline import TimelineRing
-from serverlessllm.wire.events import AgentEvent, Heartbeat, ReplicaChanged, Snapshot
+from serverlessllm.wire.events import AgentEvent, Heartbeat, KvChanged, ReplicaChanged, Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ class Orchestrator:
         self.metrics = OrchestratorMetrics()
         self.ring = TimelineRing(self.config.timeline_ring_size)
         decisions = DecisionRing()
+        costs = PrefillCosts()
         self.models = Models(store, self.changes, clock)
         self.keyring = Keyring(store, self.changes, clock)
         self.admission = Admission(self.config, self.keyring)
@@ -83,19 +86,21 @@ class Orchestrator:
             self.changes,
             clock,
             self.fetches,
+            costs,
         )
         self.wakes = Wakes(waker, self.agents, self.metrics, self.config.max_held_requests)
         keep_alive_s = self.config.keep_alive_s
         self._idle = IdleScaler(self.models, self._table, self._unbinder, clock, keep_alive_s)
         self.views = Views(self.models, self.agents, self.wakes, self.ring, decisions, clock, keep_alive_s)
-        self.proxy = self._new_proxy(secret, clock)
+        self.proxy = self._new_proxy(Routing(self._table, costs, decisions, clock), secret, clock)
         self._idle_task: asyncio.Task[None] | None = None
 
-    def _new_proxy(self, secret: str, clock: Clock) -> Proxy:
+    def _new_proxy(self, routing: Routing, secret: str, clock: Clock) -> Proxy:
         return Proxy(
             self.models,
             self.agents,
             self._table,
+            routing,
             self.wakes,
             self.ring,
             RequestMetrics(self.metrics, clock),
@@ -134,8 +139,8 @@ class Orchestrator:
 
     def agent_changed(self, link: AgentLink, event: AgentEvent) -> None:
         """See `AgentObserver`."""
-        if isinstance(event, Heartbeat):
-            return
+        if isinstance(event, Heartbeat | KvChanged):
+            return  # nobody waits for these
         self._table.apply(link, event)
         if isinstance(event, Snapshot):
             self._reconciler.agent_joined(link)

@@ -31,12 +31,16 @@ from serverlessllm.errors import (
     from_openai,
 )
 from serverlessllm.metadata.records import ModelRecord
+from serverlessllm.orchestrator.admission import TENANT
 from serverlessllm.orchestrator.agents import Agents
+from serverlessllm.orchestrator.cache_salts import CacheSalts
 from serverlessllm.orchestrator.exchange import Exchange
 from serverlessllm.orchestrator.models import Models
+from serverlessllm.orchestrator.prompt import Prompt
 from serverlessllm.orchestrator.replicas import Replica, ReplicaTable
 from serverlessllm.orchestrator.request_id import request_id
 from serverlessllm.orchestrator.request_metrics import RequestMetrics
+from serverlessllm.orchestrator.routing import Routing
 from serverlessllm.orchestrator.upstream import UpstreamResponse
 from serverlessllm.orchestrator.wake import Wakes
 from serverlessllm.telemetry.timeline import Timeline, TimelineRing
@@ -53,7 +57,6 @@ NUM_QUICK_RETRIES: Final = 3
 """A replica that was unbound is replaced at once so often; after that with a pause between."""
 MAX_ANSWER_BYTES: Final = 64 << 20
 MAX_ERROR_BYTES: Final = 1 << 20
-TENANT: Final = "default"
 UNBOUND: Final = (ReplicaGoneError, StaleAttemptError)
 """Nothing failed: the replica made room for another model meanwhile. Only the hold deadline bounds these."""
 DROPS_REPLICA: Final = (*UNBOUND, ShuttingDownError, UnreachableError)
@@ -76,6 +79,7 @@ class Proxy:
         models: Models,
         agents: Agents,
         table: ReplicaTable,
+        routing: Routing,
         wakes: Wakes,
         ring: TimelineRing,
         metrics: RequestMetrics,
@@ -86,10 +90,12 @@ class Proxy:
         self._models = models
         self._agents = agents
         self._table = table
+        self._routing = routing
         self._wakes = wakes
         self._ring = ring
         self._metrics = metrics
         self._config = config
+        self._salts = CacheSalts(secret)
         self._secret_line = f"{SECRET_HEADER}: {secret}\r\n".encode()
         self._clock = clock
 
@@ -104,11 +110,13 @@ class Proxy:
             endpoint=endpoint,
             arrived_s=self._clock.wall_s(),
             is_stream=parsed.is_stream,
+            tenant=request[TENANT],
         )
+        prompt = Prompt(parsed, self._salts.of(timeline.tenant))
         exchange = Exchange(request, body, timeline, arrived_s, self._clock)
         self._ring.start(timeline)
         try:
-            return await self._answer(exchange, record, endpoint)
+            return await self._answer(exchange, record, endpoint, prompt)
         except SllmError as error:
             return await exchange.fail(error)
         except ConnectionResetError:
@@ -126,20 +134,20 @@ class Proxy:
         return chosen
 
     async def _answer(
-        self, exchange: Exchange, record: ModelRecord, endpoint: Endpoint
+        self, exchange: Exchange, record: ModelRecord, endpoint: Endpoint, prompt: Prompt
     ) -> web.StreamResponse:
         seed = random.getrandbits(63)
-        num_failures = 0
+        failed: list[str] = []
         while True:
-            replica = self._table.get(record.name, record.revision) or await self._hold(exchange)
-            replica.num_inflight += 1
+            request_id = exchange.timeline.request_id
+            replica = self._routing.pick(record, prompt, request_id, failed)
+            if replica is None:
+                replica = await self._hold(exchange, prompt)
+            head = self._head(exchange, replica, endpoint, seed, prompt.salt)
             try:
-                return await self._try(exchange, replica, self._head(exchange, replica, endpoint, seed))
-            except _TryAgain as failed:
-                cause = failed.cause
-            finally:
-                replica.num_inflight -= 1
-                replica.used_s = self._clock.monotonic_s()
+                return await self._ask(exchange, replica, head)
+            except _TryAgain as again:
+                cause = again.cause
             self._metrics.retried(exchange.timeline, cause)
             if isinstance(cause, DROPS_REPLICA):
                 self._table.drop(replica)
@@ -147,15 +155,30 @@ class Proxy:
                 if exchange.waited_s >= self._config.hold_timeout_s:
                     raise self._late(exchange)
             else:
-                num_failures += 1
-            if num_failures > self._config.max_retries:
+                failed.append(replica.link.agent_id)
+                replica.num_failures += 1
+            if len(failed) > self._config.max_retries:
                 raise WorkerLostError(
-                    f"{record.name} failed {num_failures} times before its first token; last: {cause.message}"
+                    f"{record.name} failed {len(failed)} times before its first token; last: {cause.message}"
                 )
-            if num_failures or exchange.timeline.num_retries > NUM_QUICK_RETRIES:
+            if failed or exchange.timeline.num_retries > NUM_QUICK_RETRIES:
                 await asyncio.sleep(RETRY_PAUSE_S)
 
-    def _head(self, exchange: Exchange, replica: Replica, endpoint: Endpoint, seed: int) -> bytes:
+    async def _ask(self, exchange: Exchange, replica: Replica, head: bytes) -> web.StreamResponse:
+        """`_try`, counted as in flight at the replica, and learned from."""
+        replica.num_inflight += 1
+        try:
+            response = await self._try(exchange, replica, head)
+            replica.num_failures = 0
+            return response
+        finally:
+            replica.num_inflight -= 1
+            replica.used_s = self._clock.monotonic_s()
+            self._routing.learn(replica, exchange.timeline)
+
+    def _head(
+        self, exchange: Exchange, replica: Replica, endpoint: Endpoint, seed: int, cache_salt: str
+    ) -> bytes:
         """The header lines of `/infer`; every value is of plain characters."""
         timeline = exchange.timeline
         timeline.state, timeline.revision, timeline.attempt = "running", replica.revision, replica.attempt
@@ -168,22 +191,22 @@ class Proxy:
             revision=replica.revision,
             attempt=replica.attempt,
             deadline_ms=0,
-            tenant=TENANT,
+            tenant=timeline.tenant,
             priority=0,
-            cache_salt=TENANT,
+            cache_salt=cache_salt,
             seed=seed,
         ).encode()
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         return self._secret_line + lines.encode()
 
-    async def _hold(self, exchange: Exchange) -> Replica:
+    async def _hold(self, exchange: Exchange, prompt: Prompt) -> Replica:
         """Wait until the model is awake. Raises its error, or HoldDeadlineError and NoAgentError when it is late.
 
         Bytes that arrive from elsewhere put the deadline off: a large model takes longer, a stalled one does not.
         """
         exchange.timeline.state = "held"
         joined_s = self._clock.monotonic_s()
-        with self._wakes.hold(exchange.timeline.model) as wake:
+        with self._wakes.hold(exchange.timeline.model, prompt.num_tokens) as wake:
             num_progress = 0
             while not await wake.settled(self._pause_s(exchange)):
                 if wake.num_progress != num_progress:

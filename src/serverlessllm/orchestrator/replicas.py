@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which replica answers for a model now: the one table that the hot path reads.
+"""Which replicas answer for a model now: the one table that the hot path reads.
 
 Written by load results (at once) and by the agents' events. A delta that tells of an attempt which we dropped
 ourselves is old news and is ignored; a snapshot is the truth.
@@ -16,7 +16,9 @@ from serverlessllm.wire.events import AgentEvent, ReplicaChanged, Snapshot
 
 
 class Replica:
-    """A ready replica. `num_inflight` counts our own requests; `used_s` (monotonic) is when the last one ended.
+    """A ready replica. `used_s` (monotonic) is when our last request ended.
+
+    `num_inflight` counts our own requests, `num_failures` those that failed since one was answered.
 
     A draining replica takes no new requests. `is_loading`: it takes them while its bytes still arrive.
     """
@@ -27,6 +29,7 @@ class Replica:
         "is_loading",
         "link",
         "model",
+        "num_failures",
         "num_inflight",
         "num_remote",
         "ready_s",
@@ -39,6 +42,7 @@ class Replica:
         self.model = model
         self.revision = revision
         self.attempt = attempt
+        self.num_failures = 0
         self.num_inflight = 0
         self.num_remote = 0
         self.ready_s = now_s
@@ -57,16 +61,15 @@ class ReplicaTable:
 
     def get(self, model: str, revision: str | None) -> Replica | None:
         """The revision's replica with the fewest of our requests; None: the model must be woken."""
-        replicas = self._ready.get(model)
-        if replicas is None:
-            return None
-        best: Replica | None = None
-        for replica in replicas.values():
-            if replica.is_draining or replica.revision != revision:
-                continue
-            if best is None or replica.num_inflight < best.num_inflight:
-                best = replica
-        return best
+        return min(self.ready(model, revision), key=lambda replica: replica.num_inflight, default=None)
+
+    def ready(self, model: str, revision: str | None) -> list[Replica]:
+        """The revision's replicas that take requests."""
+        return [
+            replica
+            for replica in self._ready.get(model, {}).values()
+            if not replica.is_draining and replica.revision == revision
+        ]
 
     def all(self) -> Iterator[Replica]:
         """Every ready replica, draining ones included."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Final
 
 from prometheus_client import Counter, Histogram
 
@@ -17,6 +18,10 @@ NO_TIER = "none"
 """The `tier` label of a hot start: no bytes moved."""
 
 
+KV_MEMORY: Final = 0.99
+"""How much of the sums behind the hit ratio outlives each further request of a model."""
+
+
 class RequestMetrics:
     """One per process; called on the hot path."""
 
@@ -24,12 +29,14 @@ class RequestMetrics:
         self._metrics = metrics
         self._clock = clock
         self._read_s: dict[str, float] = {}
+        self._kv_sums: dict[str, tuple[float, float]] = {}
         self._requests = lru_cache(1024)(self._new_requests)
         self._phase = lru_cache(1024)(self._new_phase)
         self._ttft = lru_cache(1024)(self._new_ttft)
         self._tpot = lru_cache(1024)(metrics.time_per_output_token.labels)
         self._gap = lru_cache(1024)(metrics.inter_token_seconds.labels)
         self._tokens = lru_cache(1024)(metrics.tokens.labels)
+        self._hit_ratio = lru_cache(1024)(metrics.kv_hit_ratio.labels)
 
     def _new_requests(self, endpoint: str, status: int, start: str) -> Counter:
         return self._metrics.requests.labels(endpoint, str(status), start)
@@ -66,6 +73,7 @@ class RequestMetrics:
             self._tokens(timeline.model).inc(num_tokens)
         if timeline.ttft_ms <= 0:
             return
+        self._count_cached(timeline)
         self._ttft(timeline.model, timeline.start).observe(timeline.ttft_ms / 1e3)
         tier = timeline.tier or NO_TIER
         for phase in PHASES:
@@ -75,3 +83,13 @@ class RequestMetrics:
         if timeline.is_stream and num_tokens > 1:
             per_token_ms = (timeline.e2e_ms - timeline.ttft_ms) / (num_tokens - 1)
             self._tpot(timeline.model).observe(per_token_ms / 1e3)
+
+    def _count_cached(self, timeline: Timeline) -> None:
+        """A ratio of decaying sums: long prompts count as the work that they are."""
+        if not timeline.prompt_tokens:
+            return
+        cached, prompt = self._kv_sums.get(timeline.model, (0.0, 0.0))
+        cached = cached * KV_MEMORY + timeline.cached_tokens
+        prompt = prompt * KV_MEMORY + timeline.prompt_tokens
+        self._kv_sums[timeline.model] = cached, prompt
+        self._hit_ratio(timeline.model).set(cached / prompt)

@@ -81,7 +81,9 @@ class Views:
         if timeline is None:
             raise NotFoundError(f"request {request_id[:128]!r} is not among the recent ones", param="id")
         return RequestDetail(
-            request=request_view(timeline), decision=self._decisions.get(timeline.model, timeline.attempt)
+            request=request_view(timeline),
+            decision=self._decisions.get(timeline.model, timeline.attempt),
+            route=self._decisions.route(timeline.request_id),
         )
 
     def requests(self, limit: int) -> list[RequestView]:
@@ -132,6 +134,8 @@ def request_view(timeline: Timeline) -> RequestView:
         load_ms=timeline.load_ms,
         prompt_tokens=timeline.prompt_tokens,
         completion_tokens=timeline.completion_tokens,
+        cached_tokens=timeline.cached_tokens,
+        tenant=timeline.tenant,
     )
 
 
@@ -143,4 +147,5 @@ def key_view(record: KeyRecord) -> KeyView:
         role=record.role,
         created_s=record.created_at_s,
         shown_prefix=record.shown_prefix,
+        tenant=record.tenant,
     )

@@ -73,14 +73,14 @@ class Wakes:
         self._running: dict[str, Wake] = {}
 
     @contextmanager
-    def hold(self, model: str) -> Iterator[Wake]:
-        """Join the model's wake-up, or start it. The last to leave a running one cancels it.
+    def hold(self, model: str, num_prompt_tokens: int = 0) -> Iterator[Wake]:
+        """Join the model's wake-up, or start it for a prompt of about so many tokens. The last to leave cancels it.
 
         Raises QueueFullError when too many wait already.
         """
         wake = self._running.get(model)
         if wake is None:
-            wake = self._running[model] = self._start(model)
+            wake = self._running[model] = self._start(model, num_prompt_tokens)
         elif wake.num_waiters >= self._max_held:
             raise QueueFullError(
                 f"{wake.num_waiters} requests wait for {model} to wake already; try again later",
@@ -98,9 +98,10 @@ class Wakes:
                 self._forget(wake)
                 wake.task.cancel()
 
-    def _start(self, model: str) -> Wake:
+    def _start(self, model: str, num_prompt_tokens: int) -> Wake:
         wake = Wake(model)
-        wake.task = asyncio.create_task(self._waker.wake(model, wake.report), name=f"wake {model}")
+        waking = self._waker.wake(model, wake.report, num_prompt_tokens)
+        wake.task = asyncio.create_task(waking, name=f"wake {model}")
         wake.task.add_done_callback(lambda task: self._ended(wake, task))
         return wake
 

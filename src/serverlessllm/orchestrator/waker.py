@@ -41,6 +41,7 @@ from serverlessllm.orchestrator.placement.decide import Decision, decide
 from serverlessllm.orchestrator.placement.facts import CPU_DEVICE_SET, AgentFacts, Need
 from serverlessllm.orchestrator.placement.score import DEFAULT_WEIGHTS
 from serverlessllm.orchestrator.placements import Placements
+from serverlessllm.orchestrator.prefill_costs import PrefillCost, PrefillCosts
 from serverlessllm.orchestrator.replicas import Replica, ReplicaTable
 from serverlessllm.orchestrator.room import Room
 from serverlessllm.wire.admin import PlacementDecision
@@ -94,9 +95,11 @@ class Waker:
         changes: Changes,
         clock: Clock,
         fetches: Fetches,
+        costs: PrefillCosts,
     ) -> None:
         self._models = models
         self._fetches = fetches
+        self._costs = costs
         self._agents = agents
         self._table = table
         self._placements = placements
@@ -106,8 +109,10 @@ class Waker:
         self._clock = clock
         self._rng = Random()
 
-    async def wake(self, model: str, report: Report) -> Woken:
+    async def wake(self, model: str, report: Report, num_prompt_tokens: int = 0) -> Woken:
         """Returns a ready replica; `report` takes a few words for those who wait.
+
+        `num_prompt_tokens`: about what the request that woke it has; none of it is cached anywhere.
 
         A model whose bytes are elsewhere is fetched first, once; so is one whose artifact no agent can read.
 
@@ -128,7 +133,7 @@ class Waker:
                 return Woken(adopted, None, 0.0)
             started_s = self._clock.monotonic_s()
             links = self._agents.alive()
-            decision = self._decide(record, links, frozenset(failures))
+            decision = self._decide(record, links, frozenset(failures), num_prompt_tokens)
             if decision.picked is None:
                 if not was_lost and any(_is_lost(error) for error in failures.values()):
                     was_lost = True
@@ -158,9 +163,14 @@ class Waker:
                 link.num_failures += 1
                 failures[link.agent_id] = error
 
-    def _decide(self, record: ModelRecord, links: list[AgentLink], excluded: frozenset[str]) -> Decision:
+    def _decide(
+        self, record: ModelRecord, links: list[AgentLink], excluded: frozenset[str], num_prompt_tokens: int
+    ) -> Decision:
         need = Need(record.name, record.revision or "", record.engine, record.nbytes)
-        facts = [_facts(link, need) for link in links]
+        facts = [
+            _facts(link, need, num_prompt_tokens, self._costs.of(link.agent_id, need.revision))
+            for link in links
+        ]
         return decide(need, facts, excluded, DEFAULT_WEIGHTS, self._rng)
 
     def _raise_if_hopeless(
@@ -256,7 +266,7 @@ def _is_lost(error: SllmError) -> bool:
     return isinstance(error, CheckpointError) and not isinstance(error, UnsupportedCheckpointError)
 
 
-def _facts(link: AgentLink, need: Need) -> AgentFacts:
+def _facts(link: AgentLink, need: Need, num_prompt_tokens: int, cost: PrefillCost) -> AgentFacts:
     base, state = link.state.base, link.state
     region = state.regions.get(need.revision)
     is_in_memory = region is not None and region.is_complete
@@ -272,4 +282,6 @@ def _facts(link: AgentLink, need: Need) -> AgentFacts:
         bytes_per_s=bandwidth.mean_bytes_per_s if bandwidth is not None else 0.0,
         queue_s=sum(load.eta_s for load in state.loads.values()),
         num_failures=link.num_failures,
+        uncached_prompt_tokens=num_prompt_tokens,
+        prefill_token_s=cost.token_s,
     )

@@ -74,8 +74,8 @@ def get_request(request_id: str) -> Call[RequestDetail]:
     return Call("GET", f"/admin/requests/{segment(request_id)}", RequestDetail)
 
 
-def create_key(name: str, role: Role) -> Call[KeyCreated]:
-    return Call("POST", "/admin/keys", KeyCreated, CreateKey(name, role))
+def create_key(name: str, role: Role, tenant: str) -> Call[KeyCreated]:
+    return Call("POST", "/admin/keys", KeyCreated, CreateKey(name, role, tenant))
 
 
 def list_keys() -> Call[KeyList]:

@@ -28,7 +28,7 @@ from serverlessllm.sdk.request import (
 )
 from serverlessllm.sdk.start_summary import StartSummary
 from serverlessllm.sdk.stream import StreamItem, StreamParser, TimelineComment
-from serverlessllm.types import Role
+from serverlessllm.types import DEFAULT_TENANT, Role
 from serverlessllm.wire.admin import (
     AgentView,
     KeyCreated,
@@ -141,9 +141,9 @@ class Client:
         """One request's road and the decision that placed it. Raises NotFoundError."""
         return self._send(calls.get_request(request_id))
 
-    def create_key(self, name: str, role: Role = "infer") -> KeyCreated:
+    def create_key(self, name: str, role: Role = "infer", tenant: str = DEFAULT_TENANT) -> KeyCreated:
         """A new API key; its secret is shown this once."""
-        return self._send(calls.create_key(name, role))
+        return self._send(calls.create_key(name, role, tenant))
 
     def list_keys(self) -> list[KeyView]:
         """Every key, without its secret."""
@@ -263,8 +263,8 @@ class AsyncClient:
     async def request(self, request_id: str) -> RequestDetail:
         return await self._send(calls.get_request(request_id))
 
-    async def create_key(self, name: str, role: Role = "infer") -> KeyCreated:
-        return await self._send(calls.create_key(name, role))
+    async def create_key(self, name: str, role: Role = "infer", tenant: str = DEFAULT_TENANT) -> KeyCreated:
+        return await self._send(calls.create_key(name, role, tenant))
 
     async def list_keys(self) -> list[KeyView]:
         return (await self._send(calls.list_keys())).keys

@@ -68,6 +68,12 @@ class OrchestratorMetrics:
         self.tokens = Counter(
             "sllm_generated_tokens", "Tokens streamed or returned to clients.", ["model"], registry=registry
         )
+        self.kv_hit_ratio = Gauge(
+            "sllm_kv_hit_ratio",
+            "Share of prompt tokens that were not computed again, over about the last hundred requests.",
+            ["model"],
+            registry=registry,
+        )
         self.agents = Gauge("sllm_agents", "Agents, by whether they are alive.", ["alive"], registry=registry)
 
     def render(self) -> bytes:

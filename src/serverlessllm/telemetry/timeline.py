@@ -15,7 +15,7 @@ from collections import deque
 
 import msgspec
 
-from serverlessllm.types import PHASES, StartKind, Tier
+from serverlessllm.types import DEFAULT_TENANT, PHASES, StartKind, Tier
 from serverlessllm.wire.agent import InferTiming, LoadResult, StreamedLoad
 
 
@@ -30,7 +30,7 @@ class Timeline(msgspec.Struct, kw_only=True):
     model: str
     endpoint: str
     arrived_s: float
-    tenant: str = "default"
+    tenant: str = DEFAULT_TENANT
     start: StartKind = "hot"
     tier: Tier | None = None
     state: str = "held"
@@ -56,6 +56,7 @@ class Timeline(msgspec.Struct, kw_only=True):
     load_ms: float = 0.0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
     is_stream: bool = False
 
     def note_wake(self, load: LoadResult, waited_ms: float) -> None:
@@ -80,6 +81,7 @@ class Timeline(msgspec.Struct, kw_only=True):
         if timing.load is not None:
             self._note_streamed(timing.load, timing.stall_ms)
         self.prompt_tokens = timing.prompt_tokens
+        self.cached_tokens = timing.cached_tokens
         self.ttft_ms = ttft_ms
         claimed = sum(float(getattr(self, f"{phase}_ms")) for phase in PHASES[:-1])
         self.first_token_ms = max(0.0, ttft_ms - claimed)

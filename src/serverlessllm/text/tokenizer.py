@@ -15,11 +15,11 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
 
 from blake3 import blake3
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from serverlessllm.errors import CheckpointFormatError, InvalidRequestError, UnsupportedCheckpointError
 from serverlessllm.text.chat_template import ChatTemplate
@@ -53,6 +53,17 @@ class ParsedTokenizer:
 
 ParsedTokenizers = WeakValueDictionary[str, ParsedTokenizer]
 """Digest of `tokenizer.json` → its parse, as long as a `TextModel` uses it."""
+
+
+class AlignedPrompt(NamedTuple):
+    """A prompt's ids, its text as the template wrote it, and where in that text (characters) each id ends.
+
+    A prompt that came as ids has no text.
+    """
+
+    ids: list[int]
+    text: str = ""
+    char_ends: Sequence[int] = ()
 
 
 class TextModel:
@@ -115,6 +126,35 @@ class TextModel:
         text = self._template.render(messages, tools=tools, add_generation_prompt=add_generation_prompt)
         return self._encode(text, param="messages", add_special_tokens=False)
 
+    def align(self, text: str) -> AlignedPrompt:
+        """`encode`, with where each id ends."""
+        return self._align(text, param="prompt", add_special_tokens=True)
+
+    def align_chat(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        tools: Sequence[Mapping[str, object]] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> AlignedPrompt:
+        """`encode_chat`, with the text and where each id ends."""
+        text = self._template.render(messages, tools=tools, add_generation_prompt=add_generation_prompt)
+        return self._align(text, param="messages", add_special_tokens=False)
+
+    async def align_off_loop(self, text: str) -> AlignedPrompt:
+        """`align`, in a thread where the text is long enough to hold up the event loop."""
+        if len(text) <= INLINE_CHARS:
+            return self.align(text)
+        return await asyncio.to_thread(self.align, text)
+
+    async def align_chat_off_loop(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        tools: Sequence[Mapping[str, object]] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> AlignedPrompt:
+        """`align_chat` in a thread: a template may take long whatever the size of its messages."""
+        return await asyncio.to_thread(self.align_chat, messages, tools, add_generation_prompt)
+
     async def encode_off_loop(self, text: str) -> list[int]:
         """`encode`, in a thread where the text is long enough to hold up the event loop."""
         if len(text) <= INLINE_CHARS:
@@ -139,8 +179,15 @@ class TextModel:
         return self._parsed.token_bytes.of(token_id)
 
     def _encode(self, text: str, *, param: str, add_special_tokens: bool) -> list[int]:
+        return self._encoding(text, param=param, add_special_tokens=add_special_tokens).ids
+
+    def _align(self, text: str, *, param: str, add_special_tokens: bool) -> AlignedPrompt:
+        encoding = self._encoding(text, param=param, add_special_tokens=add_special_tokens)
+        return AlignedPrompt(encoding.ids, text, [end for _, end in encoding.offsets])
+
+    def _encoding(self, text: str, *, param: str, add_special_tokens: bool) -> Encoding:
         try:
-            return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+            return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
         except TypeError as error:
             raise InvalidRequestError(
                 f"{param}: not valid Unicode (a lone surrogate)", param=param

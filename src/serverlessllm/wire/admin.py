@@ -12,7 +12,15 @@ from typing import Final, Literal
 import msgspec
 
 from serverlessllm.errors import InvalidRequestError
-from serverlessllm.types import EngineKind, Role, StartKind, Tier, check_model_name
+from serverlessllm.types import (
+    DEFAULT_TENANT,
+    EngineKind,
+    Role,
+    StartKind,
+    Tier,
+    check_model_name,
+    check_tenant,
+)
 from serverlessllm.wire.agent import AgentStatus, LoadProgressStatus, ReplicaStatus
 from serverlessllm.wire.openai import field_error
 
@@ -166,7 +174,7 @@ class Candidate(msgspec.Struct, frozen=True):
     """One (agent, device set) that a decision looked at.
 
     `rejected` says which filter dropped it; else `terms_s` are the expected seconds by
-    reason (queue, load) before weighting and `score_s` their weighted sum.
+    reason (queue, load, kv, failures) before weighting and `score_s` their weighted sum.
     """
 
     agent_id: str
@@ -196,7 +204,8 @@ class RequestView(msgspec.Struct, frozen=True, kw_only=True):
     """One request's road. `phases` has every phase in order (queue … first_token), in milliseconds.
 
     `ttft_ms` and `e2e_ms` count from arrival; 0 while not reached. `gbps` are 10⁹ bytes/s of its load. `load_ms` is
-    the length of a load beside which it was computed; 0 where it was not.
+    the length of a load beside which it was computed; 0 where it was not. `cached_tokens` of the prompt were not
+    computed again.
     """
 
     request_id: str
@@ -223,6 +232,8 @@ class RequestView(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     completion_tokens: int
     load_ms: float = 0.0
+    cached_tokens: int = 0
+    tenant: str = DEFAULT_TENANT
 
 
 class RequestList(msgspec.Struct, frozen=True):
@@ -232,17 +243,22 @@ class RequestList(msgspec.Struct, frozen=True):
 
 
 class RequestDetail(msgspec.Struct, frozen=True):
-    """`GET /admin/requests/{id}`. `decision` placed the replica that served it; None when it is not kept."""
+    """`GET /admin/requests/{id}`. `decision` placed the replica that served it; None when it is not kept.
+
+    `route` chose that replica among several ready ones; None when there was one, or it is not kept.
+    """
 
     request: RequestView
     decision: PlacementDecision | None
+    route: PlacementDecision | None = None
 
 
 class CreateKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /admin/keys`."""
+    """`POST /admin/keys`. Prompts are cached for each tenant apart."""
 
     name: str
     role: Role = "infer"
+    tenant: str = DEFAULT_TENANT
 
 
 def parse_create_key(body: bytes) -> CreateKey:
@@ -256,6 +272,7 @@ def parse_create_key(body: bytes) -> CreateKey:
         or not request.name.isprintable()
     ):
         raise InvalidRequestError(f"name: 1 to {MAX_KEY_NAME_BYTES} bytes of printable text", param="name")
+    check_tenant(request.tenant)
     return request
 
 
@@ -267,6 +284,7 @@ class KeyView(msgspec.Struct, frozen=True):
     role: Role
     created_s: float
     shown_prefix: str = ""
+    tenant: str = DEFAULT_TENANT
 
 
 class KeyList(msgspec.Struct, frozen=True):

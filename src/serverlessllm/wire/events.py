@@ -24,10 +24,19 @@ from serverlessllm.wire.agent import (
 HEARTBEAT_S: Final = 1.0
 
 
+class KvChunks(msgspec.Struct, frozen=True):
+    """The prompt chunks (`wire/prompt_chunks.py`) that a replica has in its cache of keys and values."""
+
+    model: str
+    revision: str
+    names: list[int]
+
+
 class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
-    """The whole state."""
+    """The whole state. Replicas that have no chunk, or never tell, are left out of `kv`."""
 
     status: AgentStatus
+    kv: list[KvChunks] = []
 
 
 class ReplicaChanged(msgspec.Struct, frozen=True, tag="replica"):
@@ -70,6 +79,15 @@ class SlotsChanged(msgspec.Struct, frozen=True, tag="slots"):
     dtypes: dict[str, str]
 
 
+class KvChanged(msgspec.Struct, frozen=True, tag="kv"):
+    """Prompt chunks came into a replica's cache, or are no longer whole in it. A replica that is gone has none."""
+
+    model: str
+    revision: str
+    stored: list[int]
+    removed: list[int]
+
+
 class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     """Nothing changed."""
 
@@ -84,5 +102,6 @@ AgentEvent = (
     | LoadProgressed
     | LoadEnded
     | BandwidthChanged
+    | KvChanged
     | Heartbeat
 )

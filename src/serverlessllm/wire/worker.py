@@ -4,7 +4,7 @@
 Frame = 4-byte little-endian length, then one msgpack map tagged by `type`. Both sides speak ids, never text.
 Order: the worker sends `Hello`; the agent sends `Attach` (with the arena's descriptor as SCM_RIGHTS ancillary
 data of the frame's first byte); the worker answers `Attached` or `Failed`; then any number of `Generate` and
-`Cancel` one way, `Tokens` and `Failed` the other. A worker ends when the agent closes the connection.
+`Cancel` one way, `Tokens`, `Blocks` and `Failed` the other. A worker ends when the agent closes the connection.
 
 Where the weights are still arriving (`Attach.shards`), `Arrived` tells how far they are, and a worker may ask for
 some of the bytes early: `Wanted` one way, `Early` the other.
@@ -89,12 +89,16 @@ class Attach(msgspec.Struct, frozen=True, tag="attach"):
 
 
 class Attached(msgspec.Struct, frozen=True, tag="attached"):
-    """Worker → agent: the model answers now. `copied_bytes` > 0: the dtype forced a copy."""
+    """Worker → agent: the model answers now. `copied_bytes` > 0: the dtype forced a copy.
+
+    `block_tokens`: ids per block of keys and values, where the worker tells of them (`Blocks`); 0 = it does not.
+    """
 
     map_ms: float
     bind_ms: float
     max_model_len_tokens: int
     copied_bytes: int = 0
+    block_tokens: int = 0
 
 
 class SamplingParams(msgspec.Struct, frozen=True):
@@ -165,6 +169,16 @@ class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
     events: list[TokenEvent]
 
 
+class Blocks(msgspec.Struct, frozen=True, tag="blocks"):
+    """Worker → agent: which blocks of keys and values a later request finds, and no longer finds.
+
+    Named as in `engine/llama/block_chain.py`. Sent before the `Tokens` of the step in which that changed.
+    """
+
+    stored: list[bytes]
+    removed: list[bytes]
+
+
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """Worker → agent: a request failed (`request_id`) or the attach did (None); `code` as in errors.py."""
 
@@ -195,7 +209,7 @@ class Early(msgspec.Struct, frozen=True, tag="early"):
 
 
 ToWorker = Attach | Generate | Cancel | Arrived | Early
-FromWorker = Hello | Attached | Tokens | Failed | Wanted
+FromWorker = Hello | Attached | Tokens | Blocks | Failed | Wanted
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _to_worker: Final[msgspec.msgpack.Decoder[ToWorker]] = msgspec.msgpack.Decoder(ToWorker)

@@ -15,8 +15,8 @@ from support.hand_clock import HandClock
 BOOT = "boot-1"
 
 
-def status() -> AgentStatus:
-    return AgentStatus("agent", BOOT, 1, [], 0, 0, "", [], [], [], [], {})
+def snapshot() -> Snapshot:
+    return Snapshot(AgentStatus("agent", BOOT, 1, [], 0, 0, "", [], [], [], [], {}))
 
 
 def ended(model: str) -> LoadEnded:
@@ -32,14 +32,14 @@ def parsed(data: bytes) -> list[tuple[int, AgentEvent]]:
 
 
 def follow(log: EventLog, from_seq: int | None) -> AsyncGenerator[bytes, None]:
-    return log.follow(from_seq, status, heartbeat_s=0.001)
+    return log.follow(from_seq, snapshot, heartbeat_s=0.001)
 
 
 async def test_new_follower_gets_snapshot_then_deltas() -> None:
     log = EventLog(BOOT, HandClock())
     stream = follow(log, None)
     ((seq, first),) = parsed(await anext(stream))
-    assert first == Snapshot(status())
+    assert first == snapshot()
     log.publish(ended("a"))
     log.publish(ended("b"))
     assert parsed(await anext(stream)) == [(seq + 1, ended("a")), (seq + 2, ended("b"))]
@@ -58,7 +58,7 @@ async def test_follower_beyond_the_ring_gets_a_new_snapshot() -> None:
     log = EventLog(BOOT, HandClock(), max_events=2)
     seqs = [log.publish(ended(name)) for name in "abcd"]
     stream = follow(log, seqs[0])
-    assert parsed(await anext(stream)) == [(seqs[-1], Snapshot(status()))]
+    assert parsed(await anext(stream)) == [(seqs[-1], snapshot())]
     await stream.aclose()
 
 

@@ -16,6 +16,8 @@ from serverlessllm.wire.agent import (
 from serverlessllm.wire.events import (
     BandwidthChanged,
     Heartbeat,
+    KvChanged,
+    KvChunks,
     LoadEnded,
     LoadProgressed,
     RegionChanged,
@@ -70,3 +72,13 @@ def test_load_is_there_until_it_ends() -> None:
 def test_bandwidth_of_a_tier_is_replaced() -> None:
     slow, fast = BandwidthStatus("nvme", 1.0, 0.0, 1), BandwidthStatus("nvme", 9.0, 0.0, 2)
     assert after(BandwidthChanged(slow), BandwidthChanged(fast)).bandwidths == [fast]
+
+
+def test_prompt_chunks_follow_the_replica_and_leave_with_it() -> None:
+    state = AgentState()
+    state.apply(Snapshot(STATUS, [KvChunks("m", "r", [1, 2])]))
+    state.apply(KvChanged("m", "r", stored=[3], removed=[1]))
+    assert state.kv == {("m", "r"): {2, 3}}
+    state.apply(ReplicaChanged(msgspec.structs.replace(REPLICA, state="gone")))
+    state.apply(KvChanged("m", "r", stored=[4], removed=[]))
+    assert state.kv == {}

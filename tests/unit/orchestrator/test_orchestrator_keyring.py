@@ -51,3 +51,10 @@ async def test_there_is_always_an_admin_key_among_keys(keyring: Keyring) -> None
     await keyring.create("app", "infer")
     with pytest.raises(ConflictError):
         await keyring.revoke(admin.id)
+
+
+async def test_key_carries_its_tenant(keyring: Keyring) -> None:
+    secret, _ = await keyring.create("root", "admin")
+    other, _ = await keyring.create("app", "infer", "acme")
+    found = [keyring.find(text) for text in (secret, other)]
+    assert [record and record.tenant for record in found] == ["default", "acme"]

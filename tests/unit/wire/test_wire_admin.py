@@ -58,7 +58,12 @@ def test_key_is_for_inference_unless_told_otherwise() -> None:
 
 @pytest.mark.parametrize(
     ("body", "param"),
-    [(b'{"name":""}', "name"), (b'{"name":"a\\u0007"}', "name"), (b'{"name":"a","role":"god"}', "role")],
+    [
+        (b'{"name":""}', "name"),
+        (b'{"name":"a\\u0007"}', "name"),
+        (b'{"name":"a","role":"god"}', "role"),
+        (b'{"name":"a","tenant":"a b"}', "tenant"),
+    ],
 )
 def test_bad_key_names_the_field(body: bytes, param: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:

@@ -27,6 +27,7 @@ class BlockPool:
         self._free = list(range(num_blocks - 1, -1, -1))
         self._cached: dict[int, None] = {}  # insertion order: the longest unused first
         self._by_digest: dict[bytes, int] = {}
+        self._changes: dict[bytes, bool] = {}  # name → whether it is found now
 
     @property
     def num_available(self) -> int:
@@ -69,6 +70,14 @@ class BlockPool:
         if self._digests[block] is None and digest not in self._by_digest:
             self._digests[block] = digest
             self._by_digest[digest] = block
+            self._changes[digest] = True
+
+    def take_changes(self) -> tuple[list[bytes], list[bytes]]:
+        """Names that became known and names that were forgotten since the last call; each in one list at most."""
+        changes, self._changes = self._changes, {}
+        return [name for name, found in changes.items() if found], [
+            name for name, found in changes.items() if not found
+        ]
 
     def release(self, blocks: Iterable[int]) -> None:
         """One reference less each, the last block first: a chain without its head is worthless, so it goes last."""
@@ -100,3 +109,4 @@ class BlockPool:
         digest, self._digests[block] = self._digests[block], None
         if digest is not None:
             del self._by_digest[digest]
+            self._changes[digest] = False

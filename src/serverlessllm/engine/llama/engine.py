@@ -55,6 +55,7 @@ class LlamaEngine:
         self._bound: _Bound | None = None
         self._is_quiesced = False
         self._num_added = 0
+        self._block_changes: tuple[list[bytes], list[bytes]] = [], []
 
     def prime(self) -> None:
         """Warm allocator, thread pool and kernels (~0.2 s, once per process)."""
@@ -72,7 +73,7 @@ class LlamaEngine:
         if limits.max_num_seqs < 1:
             raise EngineError("max_num_seqs must be at least 1", param="max_num_seqs")
         self._bound = bound = _Bound(weights, limits, self._torch_dtype, self._clock)
-        return BindReport(bound.max_model_len_tokens, bound.copied_bytes)
+        return BindReport(bound.max_model_len_tokens, bound.copied_bytes, BLOCK_TOKENS)
 
     def detach_weights(self) -> None:
         """Drop every view and every request; afterwards nothing here exports the region's buffer."""
@@ -150,6 +151,7 @@ class LlamaEngine:
 
         Raises: EngineError for a leaked block.
         """
+        self._block_changes = [], []
         if not self.has_work:
             return []
         bound = self._require_bound()
@@ -182,9 +184,14 @@ class LlamaEngine:
         for sequence, event in zip(ready, events, strict=True):
             if event.finish is not None:
                 scheduler.retire(sequence)
+        self._block_changes = bound.pool.take_changes()
         if not scheduler.has_work and not bound.pool.is_unused:
             self.check_integrity()
         return events
+
+    def block_changes(self) -> tuple[list[bytes], list[bytes]]:
+        """Names of blocks that the last `step` made findable, and of those that it gave up."""
+        return self._block_changes
 
     def check_integrity(self) -> None:
         """Compare every block's references with the tables of all sequences. Raises: EngineError for a difference."""

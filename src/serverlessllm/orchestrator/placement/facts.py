@@ -10,7 +10,7 @@ CPU_DEVICE_SET = "cpu"
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """A model that wakes. `nbytes` are its weights."""
+    """A model that is called. `nbytes` are its weights."""
 
     model: str
     revision: str
@@ -23,7 +23,8 @@ class AgentFacts:
     """One (agent, device set) at this moment.
 
     `bytes_per_s` is the observed bandwidth of the tier that the missing bytes come from (0: never observed).
-    `queue_s` are the expected seconds of the loads before us; `num_failures` loads failed in a row.
+    `queue_s` are the expected seconds of the loads, or requests, before us; `num_failures` loads failed in a row.
+    `uncached_prompt_tokens` of the request would be computed there, at `prefill_token_s` seconds each.
     """
 
     agent_id: str
@@ -36,3 +37,5 @@ class AgentFacts:
     bytes_per_s: float
     queue_s: float
     num_failures: int
+    uncached_prompt_tokens: int = 0
+    prefill_token_s: float = 0.0

@@ -27,7 +27,7 @@ async def list_keys(request: web.Request) -> web.Response:
 async def create_key(request: web.Request) -> web.Response:
     """`POST /admin/keys`: the only answer that shows the key's text."""
     body = parse_create_key(await read_body(request))
-    secret, record = await request.app[ORCHESTRATOR].keyring.create(body.name, body.role)
+    secret, record = await request.app[ORCHESTRATOR].keyring.create(body.name, body.role, body.tenant)
     return json_reply(
         KeyCreated(key=key_view(record), secret=secret), status=201, headers={"Cache-Control": "no-store"}
     )

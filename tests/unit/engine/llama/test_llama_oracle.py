@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batched equals unbatched, under random arrivals and cancels, with and without prefix hits and preemption.
+"""Batched equals unbatched, under random arrivals and cancels, with and without prefix hits, preemption, prompts in
+pieces, and choices that share a prompt.
 
 The oracle: equal ids, or the first difference lies where the unbatched run's margin between the two ids is
 < 1e-3 in float32. The number of such near ties is printed.
@@ -7,13 +8,14 @@ The oracle: equal ids, or the first difference lies where the unbatched run's ma
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from serverlessllm.engine.llama import scheduler
 from serverlessllm.engine.llama.engine import LlamaEngine
 from serverlessllm.engine.llama.sampling.noise import draw_bits, draw_key, gumbel, token_counters
 from serverlessllm.wire.worker import Generate, SamplingParams
@@ -41,6 +43,12 @@ class Bench:
             key = draw_key(item.sampling.seed, item.choice, len(ids))
             logits += gumbel(draw_bits(key, token_counters(np.arange(VOCAB))))
         return float(logits[chosen] - logits[other])
+
+    def compare_all(self, arrivals: list[Arrival], got: Played) -> None:
+        for number, arrival in enumerate(arrivals):
+            for item in arrival.as_requests(number):
+                ids = got[number, item.choice]
+                self.compare(item, ids, is_whole=arrival.cancel_after is None)
 
     def compare(self, item: Generate, ids: list[int], *, is_whole: bool) -> None:
         self.num_compared += 1
@@ -78,10 +86,15 @@ class Arrival:
     seed: int
     cancel_after: int | None
     choice: int = 0
+    num_choices: int = 1
 
-    def as_request(self, name: str) -> Generate:
+    def as_requests(self, number: int) -> list[Generate]:
+        """One per choice, of the request `r<number>`."""
         sampling = SamplingParams(temperature=self.temperature, seed=self.seed)
-        return request(name, self.prompt_ids, self.max_tokens, sampling, choice=self.choice)
+        return [
+            request(f"r{number}", self.prompt_ids, self.max_tokens, sampling, choice=choice)
+            for choice in range(self.choice, self.choice + self.num_choices)
+        ]
 
 
 arrivals_strategy = st.lists(
@@ -99,22 +112,28 @@ arrivals_strategy = st.lists(
 )
 
 
-def play(engine: LlamaEngine, arrivals: list[Arrival]) -> list[list[int]]:
-    """The ids each arrival got, all of them running through one engine."""
-    got: list[list[int]] = []
-    gap_steps = 0
-    while len(got) < len(arrivals) or engine.has_work:
-        while len(got) < len(arrivals) and gap_steps >= arrivals[len(got)].gap_steps:
-            engine.add(arrivals[len(got)].as_request(f"r{len(got)}"))
-            got.append([])
+Played = dict[tuple[int, int], list[int]]
+"""(number of the arrival, choice) → its ids."""
+
+
+def play(engine: LlamaEngine, arrivals: list[Arrival]) -> Played:
+    """The ids each choice of each arrival got, all of them running through one engine."""
+    got: Played = {}
+    num_added = gap_steps = 0
+    while num_added < len(arrivals) or engine.has_work:
+        while num_added < len(arrivals) and gap_steps >= arrivals[num_added].gap_steps:
+            for item in arrivals[num_added].as_requests(num_added):
+                engine.add(item)
+                got[num_added, item.choice] = []
+            num_added += 1
             gap_steps = 0
         for event in engine.step():
-            got[int(event.request_id[1:])].append(event.token_id)
+            got[int(event.request_id[1:]), event.choice].append(event.token_id)
         gap_steps += 1
-        for index, ids in enumerate(got):
+        for (index, choice), ids in got.items():
             limit = arrivals[index].cancel_after
             if limit is not None and len(ids) >= limit:
-                engine.cancel(f"r{index}")
+                engine.cancel(f"r{index}", choice)
     return got
 
 
@@ -122,8 +141,7 @@ def play(engine: LlamaEngine, arrivals: list[Arrival]) -> list[list[int]]:
 @given(arrivals=arrivals_strategy)
 def test_batched_ids_equal_unbatched_ids(bench: Bench, arrivals: list[Arrival]) -> None:
     got = play(bench.batched, arrivals)
-    for index, (arrival, ids) in enumerate(zip(arrivals, got, strict=True)):
-        bench.compare(arrival.as_request(f"r{index}"), ids, is_whole=arrival.cancel_after is None)
+    bench.compare_all(arrivals, got)
 
 
 @st.composite
@@ -158,8 +176,26 @@ def test_ids_with_hits_and_preemption_equal_those_without(
 ) -> None:
     got = play(scarce, arrivals)
     scarce.check_integrity()
-    for index, (arrival, ids) in enumerate(zip(arrivals, got, strict=True)):
-        bench.compare(arrival.as_request(f"r{index}"), ids, is_whole=arrival.cancel_after is None)
+    bench.compare_all(arrivals, got)
+
+
+@pytest.fixture
+def short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of few rows, so that prompts of some dozens of ids come in pieces, as long ones do."""
+    monkeypatch.setattr(scheduler, "STEP_TOKENS", 40)
+    monkeypatch.setattr(scheduler, "BUSY_STEP_TOKENS", 13)
+
+
+@pytest.mark.usefixtures("short_steps")
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(arrivals=related_arrivals(), num_choices=st.lists(st.integers(1, 3), min_size=9, max_size=9))
+def test_ids_of_prompts_in_pieces_and_of_choices_that_share_them_equal_those_alone(
+    bench: Bench, scarce: LlamaEngine, arrivals: list[Arrival], num_choices: list[int]
+) -> None:
+    several = [replace(each, num_choices=n) for each, n in zip(arrivals, num_choices, strict=False)]
+    got = play(scarce, several)
+    scarce.check_integrity()
+    bench.compare_all(several, got)
 
 
 def test_near_ties_are_counted(bench: Bench) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from serverlessllm.engine.base import EngineLimits
-from serverlessllm.engine.llama.block_chain import BLOCK_TOKENS
+from serverlessllm.engine.llama.block_chain import BLOCK_TOKENS, BlockChain
 from serverlessllm.engine.llama.engine import LlamaEngine, create
 from serverlessllm.engine.llama.scheduler import BUSY_STEP_TOKENS
 from serverlessllm.errors import ContextLengthError, EngineError
@@ -132,3 +132,21 @@ def test_blocks_bound_the_context(tiny: TinyModel) -> None:
 def test_room_for_no_block_is_refused_at_the_attach(tiny: TinyModel) -> None:
     with pytest.raises(EngineError, match="kv_cache_bytes"):
         create("float32", 2).attach_weights(tiny.weights, EngineLimits(1, 0, kv_cache_bytes=100), {})
+
+
+def test_told_blocks_are_the_ones_that_a_request_finds(tiny: TinyModel) -> None:
+    engine = attached_engine(tiny.weights, num_blocks=6)
+    found: set[bytes] = set()
+    for number in range(5):
+        prompt = [number, *PROMPT[: 2 * BLOCK_TOKENS]]
+        engine.add(request("r", prompt, 3, cache_salt="s"))
+        while engine.has_work:
+            engine.step()
+            stored, removed = engine.block_changes()
+            found = found - set(removed) | set(stored)
+        chain = BlockChain("s")
+        chain.extend(prompt)
+        assert found >= set(chain.digests)
+    assert len(found) <= 6
+    assert cached_tokens(engine, request("r", prompt, 3, cache_salt="s")) == 2 * BLOCK_TOKENS
+    assert engine.block_changes() == ([], [])

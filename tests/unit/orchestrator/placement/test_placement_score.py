@@ -46,3 +46,7 @@ def test_failures_in_a_row_cost_ever_more_up_to_a_bound(num_failures: int, secon
 
 def test_score_is_the_weighted_sum_and_unknown_terms_count_once() -> None:
     assert score({"queue": 2.0, "load": 3.0, "new": 5.0}, {"queue": 10.0, "load": 0.0}) == 25.0
+
+
+def test_uncached_tokens_cost_what_a_token_of_a_prompt_takes() -> None:
+    assert terms(facts(uncached_prompt_tokens=500, prefill_token_s=0.002))["kv"] == 1.0

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a placement may know of a request's prompt: the names of its chunks, and about how many tokens it has.
+
+Worked out when first asked for: most requests have one place to go. Knows no tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from functools import cached_property
+from typing import Final
+
+from serverlessllm.wire.openai import ChatRequest, CompletionRequest
+from serverlessllm.wire.prompt_chunks import CHUNK_BYTES, canonical_text, chunk_names
+
+BYTES_PER_TOKEN: Final = 4
+"""As English text has with vocabularies of 50,000 to 150,000; other texts have fewer."""
+
+
+class Prompt:
+    """Of one request; `salt` is its tenant's."""
+
+    def __init__(self, request: ChatRequest | CompletionRequest, salt: str) -> None:
+        self.salt = salt
+        self._request = request
+
+    @cached_property
+    def _text(self) -> bytes:
+        return canonical_text(self._request)
+
+    @cached_property
+    def _names(self) -> list[int]:
+        return chunk_names(self._text, self.salt)
+
+    @property
+    def num_tokens(self) -> int:
+        """An estimate."""
+        return len(self._text) // BYTES_PER_TOKEN
+
+    def uncached_tokens(self, cached: Set[int]) -> int:
+        """An estimate of what a replica must compute that has the chunks `cached`."""
+        num_hits = next((at for at, name in enumerate(self._names) if name not in cached), len(self._names))
+        return (len(self._text) - num_hits * CHUNK_BYTES) // BYTES_PER_TOKEN
