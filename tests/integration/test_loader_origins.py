@@ -215,6 +215,13 @@ async def test_origin_that_lies_is_blamed_and_another_one_used(node: Node) -> No
     await node.settled()
 
 
+async def test_lone_origin_is_asked_again_for_what_lost_a_bit_on_the_way(node: Node) -> None:
+    node.origins.flip_once = {"tokenizer.json", "model.bin"}
+    await node.load(node.a)
+    assert (node.origins.flip_once, node.region_is_right()) == (set(), True)
+    await node.settled()
+
+
 async def test_nothing_is_visible_when_every_origin_lies(node: Node) -> None:
     node.origins.liars = {node.a, node.b}
     with pytest.raises(CorruptDataError, match="no origin is left"):

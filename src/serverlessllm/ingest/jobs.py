@@ -83,10 +83,11 @@ class Jobs:
             return self._equal(request) or await self._add(request)
 
     def _equal(self, request: IngestRequest) -> Job | None:
-        wanted = (request.source, request.dtype, request.publish)
+        wanted = (request.source, request.dtype, request.publish, request.republish)
         for job_id in self._tasks:
             job = self._jobs[job_id]
-            if (job.source, job.dtype, job.publish) == wanted and not job.is_finished:
+            asked = (job.source, job.dtype, job.publish, job.republish)
+            if asked == wanted and not job.is_finished:
                 return job
         return None
 
@@ -99,6 +100,7 @@ class Jobs:
             source=request.source,
             dtype=request.dtype,
             publish=request.publish,
+            republish=request.republish,
             created_at_s=self._clock.wall_s(),
         )
         await self._on_disk(lambda: self._store.save(job))

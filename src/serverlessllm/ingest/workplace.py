@@ -50,6 +50,7 @@ class Workplace:
             fetches=self.fetches,
             dtype=job.dtype,
             publish=job.publish if job.publish is not None else self.config.ingest.publish,
+            republish=job.republish,
             allow_private_urls=self.config.ingest.allow_private_urls,
             sources=self.config.sources,
             parent_pid=os.getpid(),

@@ -289,7 +289,7 @@ class Download:
         )
 
     def _blame(self, task: _Task, origin: Origin, failure: SllmError, began_s: float, now_s: float) -> None:
-        """A passing failure is waited out; anything else ends this download's trust in the origin."""
+        """A passing failure is waited out; anything else ends our trust in the origin, sooner or later."""
         is_bad_piece = isinstance(failure, _BadPieceError)
         was_interrupted = self._is_stopped or task.copy is not None or task not in self._tasks
         if was_interrupted and not is_bad_piece:
@@ -297,8 +297,11 @@ class Download:
         task.refused_by.add(origin)
         if isinstance(failure, UnreachableError):
             origin.failed(failure.message, began_s, now_s, failure.retry_after_s)
+        elif is_bad_piece:
+            is_last = all(other.closed is not None for other in self._origins if other is not origin)
+            origin.sent_bad_piece(failure.message, began_s, now_s, is_last=is_last)
         else:
-            origin.quarantine(failure.message, sent_bad_piece=is_bad_piece)
+            origin.quarantine(failure.message)
         self._changed.notify_all()
 
     def _take_slow(self) -> tuple[_Task, Origin] | None:

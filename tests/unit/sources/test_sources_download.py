@@ -68,6 +68,21 @@ def test_origin_that_only_lies_is_asked_no_more_than_once_per_worker() -> None:
     assert report.origins[0].num_corrupt == len(liar.reads)
 
 
+def test_last_origin_is_forgiven_one_bad_piece() -> None:
+    one = ByteOrigin(flipped(DATA, 5500), name="one")
+    one.trouble = lambda number: setattr(one, "data", DATA) if number == 6 else None
+    sink, report = run(one, num_workers=1)
+    assert bytes(sink.buffer) == DATA
+    assert (report.origins[0].num_corrupt, report.origins[0].closed) == (1, None)
+
+
+def test_last_origin_that_lies_again_is_given_up() -> None:
+    liar = ByteOrigin(flipped(DATA, 5500), name="liar")
+    with pytest.raises(CorruptDataError, match="liar: bytes 5000-5999 have digest"):
+        run(liar, num_workers=1)
+    assert liar.reads.count((5000, PIECE)) == 2
+
+
 def test_all_origins_bad_names_each_with_what_it_sent() -> None:
     with pytest.raises(
         CorruptDataError, match=r"first: bytes .* have digest .*; second: bytes .* have digest"

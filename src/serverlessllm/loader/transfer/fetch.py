@@ -7,6 +7,7 @@ receives; `sources.download` may hold one piece per worker near the end.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ from serverlessllm.loader.transfer.arrivals import Arrivals
 from serverlessllm.loader.transfer.pieces import placed
 from serverlessllm.sources.base import Piece, Source
 from serverlessllm.sources.download import Download, DownloadReport
+
+_log = logging.getLogger(__name__)
 
 
 class RemoteFetch:
@@ -105,6 +108,8 @@ class RemoteFetch:
 
     def _add_shares(self, report: DownloadReport) -> None:
         for origin in report.origins:
+            if origin.num_corrupt:
+                _log.warning("%s sent %d wrong chunks", origin.name, origin.num_corrupt)
             old = self._shares.get(origin.name, SourceShare(origin.name, "remote", 0, 0.0))
             self._shares[origin.name] = SourceShare(
                 origin.name, "remote", old.nbytes + origin.nbytes, old.seconds + origin.busy_s
