@@ -7,11 +7,11 @@ import os
 import random
 from typing import Final
 
-VARIABLE: Final = "SLLM_TEST_SEED"
+VARIABLE: Final = "TEST_SEED"
 
 
 def seeds(count: int) -> list[int]:
-    """`count` neighbouring seeds; they stand in the tests' names. `SLLM_TEST_SEED=N` makes N the first of them."""
+    """`count` neighbouring seeds; they stand in the tests' names. `TEST_SEED=N` makes N the first of them."""
     chosen = os.environ.get(VARIABLE)
     first = int(chosen) if chosen else random.SystemRandom().randrange(1 << 31)
     return list(range(first, first + count))

@@ -69,8 +69,10 @@ class Jobs:
                 log.info("%s (%s) is taken up again", job.id, job.source)
                 self._jobs[job.id] = _restarted(job)
                 self._spawn(job.id)
-        unfinished = [job.resolved or job.source for job in self._jobs.values() if not job.is_finished]
-        await asyncio.to_thread(self._workplace.sweep, unfinished)
+        known = list(self._jobs.values())
+        unfinished = {job.resolved or job.source for job in known if not job.is_finished}
+        done = {job.resolved for job in known if job.state == "done" and job.resolved is not None}
+        await asyncio.to_thread(self._workplace.sweep, unfinished, done - unfinished)
 
     async def submit(self, request: IngestRequest) -> Job:
         """Start a job, or join the unfinished one of an equal request. It is on disk when this returns.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -31,8 +31,9 @@ from serverlessllm.loader.job import LoadJob
 from serverlessllm.loader.load_task import LoadTask, LoadWish
 from serverlessllm.loader.manifest import OriginOpener, read_manifest
 from serverlessllm.loader.parts import LoaderParts
-from serverlessllm.loader.plan import LoadableArtifact
+from serverlessllm.loader.plan import LoadableArtifact, file_sizes
 from serverlessllm.loader.report import LoadReport, OnLoadProgress
+from serverlessllm.loader.settlement import Settlement
 from serverlessllm.loader.transfer.read_pool import ReadPool
 from serverlessllm.loader.transfer.threads import LoaderThreads
 from serverlessllm.node_profile import IoProfile
@@ -226,12 +227,15 @@ class Loader:
             stop = threading.Event()
             job.stop_reading = stop.set
             is_right = await self._check(wish.artifact, adopted, self._parts.io.num_threads, stop)
-            if is_right is not False:
-                return hit(adopted, self._clock.monotonic_s() - started_s) if is_right else None
+            if is_right:
+                self._settle_aside(lambda: self._finish_fetch(wish, adopted))
+                return hit(adopted, self._clock.monotonic_s() - started_s)
+            if is_right is None:
+                return None
         task = LoadTask(self._parts, job, wish)
         report = await task.run()
-        if task.must_settle:
-            self._settle_aside(task)
+        if task.settlement is not None:
+            self._settle_aside(task.settlement.run)
         return report
 
     async def _check(
@@ -255,9 +259,25 @@ class Loader:
             self._arena.discard(region)
         return is_right
 
-    def _settle_aside(self, task: LoadTask) -> None:
+    def _finish_fetch(self, wish: LoadWish, adopted: Region) -> None:
+        """Settle what a killed process fetched: it had the region whole, not yet the disk. Blocks."""
+        artifact = wish.artifact
+        if not self._nvme.fetch_path(artifact.revision).is_dir():
+            return
+        files = list(file_sizes(artifact.index))
+        staged = self._parts.staged_copy(artifact)
+        try:
+            found = staged.resume(files)
+            staged.begin([file for file in files if file not in found and not staged.is_in_place(file)])
+            if staged.has_begun:
+                pin = self._arena.pin(artifact.revision)
+                Settlement(artifact, wish.origins, self._nvme, staged, adopted, pin).run()
+        finally:
+            staged.close()
+
+    def _settle_aside(self, work: Callable[[], None]) -> None:
         """Bring what was fetched to its place on the disk, while the model answers already."""
-        settling = asyncio.get_running_loop().create_task(self._threads.run(task.settle))
+        settling = asyncio.get_running_loop().create_task(self._threads.run(work))
         self._settling.add(settling)
         settling.add_done_callback(self._settled)
 

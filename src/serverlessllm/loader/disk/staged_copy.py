@@ -52,15 +52,19 @@ class StagedCopy:
         """Whether any file is on its way."""
         return bool(self._partial or self._finished)
 
+    def is_in_place(self, file: str) -> bool:
+        """Whether the artifact has a file of this name, be it right or wrong."""
+        return (self._nvme.artifact_path(self._revision) / file).is_file()
+
     def resume(self, files: Sequence[str]) -> dict[str, tuple[Path, set[ChunkKey]]]:
         """What an earlier load left of `files`: file → (path to read from, chunks in it). Raises as `begin`."""
-        if not self._directory.is_dir():
+        if not files or not self._directory.is_dir():
             return {}
+        self._claim()
         found: dict[str, tuple[Path, set[ChunkKey]]] = {}
         for file in files:
             whole = self._directory / file
             if whole.is_file() and whole.stat().st_size == self._sizes[file]:
-                self._claim()
                 self._finished[file] = whole
                 found[file] = (whole, {(file, one.piece.offset) for one in self._placed(file)})
             elif self._part_path(file).is_file():
