@@ -88,9 +88,14 @@ class LoadTask:
                     raise problem
                 return copy
             staged = self._parts.staged_copy(artifact)
-            most = self._parts.num_fetch_workers
-            num_workers = max(1, min(most, int(most * weight_of(self._wish.priority))))
-            self._fetch = RemoteFetch(origins, opener, staged, num_workers=num_workers)
+            self._fetch = RemoteFetch(
+                origins,
+                opener,
+                staged,
+                shares=self._parts.fetch_shares,
+                weight=weight_of(self._wish.priority),
+                copies=self._parts.copies,
+            )
             for file, (path, chunks) in staged.resume(list(copy.problems)).items():
                 copy.add_partial(file, path, chunks)
         except BaseException:

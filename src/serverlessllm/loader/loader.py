@@ -11,7 +11,6 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
 
 from serverlessllm.arena.arena import Arena
 from serverlessllm.arena.mapping import map_extents
@@ -30,19 +29,18 @@ from serverlessllm.loader.io_settings import choose_io
 from serverlessllm.loader.job import LoadJob
 from serverlessllm.loader.load_task import LoadTask, LoadWish
 from serverlessllm.loader.manifest import OriginOpener, read_manifest
+from serverlessllm.loader.own_memory import MAX_COPIES, MAX_LOADS
 from serverlessllm.loader.parts import LoaderParts
 from serverlessllm.loader.plan import LoadableArtifact, file_sizes
 from serverlessllm.loader.report import LoadReport, OnLoadProgress
 from serverlessllm.loader.settlement import Settlement
+from serverlessllm.loader.transfer.fetch_shares import FetchShares
 from serverlessllm.loader.transfer.read_pool import ReadPool
 from serverlessllm.loader.transfer.threads import LoaderThreads
 from serverlessllm.node_profile import IoProfile
 from serverlessllm.sources.download import DEFAULT_WORKERS
 from serverlessllm.sources.file import FileSource
 from serverlessllm.types import Tier
-
-MAX_LOADS: Final = 16
-"""Loads that run at once; more wait for their turn. The device is shared, so more would not be faster."""
 
 _log = logging.getLogger(__name__)
 
@@ -53,8 +51,7 @@ class Loader:
     A region is safe from eviction by other loads until the callers of its `load` have taken the result: pin it
     before the next await.
 
-    Memory of its own, beside the arena: none for reads from disk, whose target is the region; for a fetch at most
-    `sources.download`'s bound; small files of an artifact that is fetched (tokenizer, configuration) while it is.
+    Memory of its own, beside the arena: at most `own_memory.own_bytes`.
     """
 
     def __init__(
@@ -70,8 +67,8 @@ class Loader:
         open_source: SourceOpener | None = None,
     ) -> None:
         """`io_profile` is what `sllm tune io` found; `open_origin` opens a file at an origin (None: loads have none),
-        from which `num_fetch_workers` ranges are in flight per load; `open_source` opens a weights file on disk, by
-        default as a `FileSource`. Raises: ConfigError.
+        from which at most `num_fetch_workers` ranges are in flight per load; `open_source` opens a weights file on
+        disk, by default as a `FileSource`. Raises: ConfigError.
         """
         io = choose_io(config, io_profile)
         self._arena = arena
@@ -95,7 +92,8 @@ class Loader:
             room=self._room,
             open_source=open_source or (lambda path: FileSource(path, direct_io=io.direct_io)),
             open_origin=open_origin,
-            num_fetch_workers=num_fetch_workers,
+            fetch_shares=FetchShares(num_fetch_workers),
+            copies=threading.BoundedSemaphore(MAX_COPIES),
             in_use=self.in_use,
         )
         self._is_closed = False

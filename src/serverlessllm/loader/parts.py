@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import BoundedSemaphore
 
 from serverlessllm.arena.arena import Arena
 from serverlessllm.clock import Clock
@@ -17,13 +18,17 @@ from serverlessllm.loader.dram_room import DramRoom
 from serverlessllm.loader.io_settings import IoSettings
 from serverlessllm.loader.manifest import OriginOpener
 from serverlessllm.loader.plan import LoadableArtifact
+from serverlessllm.loader.transfer.fetch_shares import FetchShares
 from serverlessllm.loader.transfer.read_pool import ReadPool
 from serverlessllm.loader.transfer.threads import LoaderThreads
 
 
 @dataclass(frozen=True, slots=True)
 class LoaderParts:
-    """`in_use` are the revisions whose copies on disk must stay: loading, or pinned in DRAM."""
+    """`in_use` are the revisions whose copies on disk must stay: loading, or pinned in DRAM.
+
+    `copies` counts the pieces that all fetches together may hold beside the arena.
+    """
 
     arena: Arena
     nvme: NvmeTier
@@ -36,7 +41,8 @@ class LoaderParts:
     room: DramRoom
     open_source: SourceOpener
     open_origin: OriginOpener | None
-    num_fetch_workers: int
+    fetch_shares: FetchShares
+    copies: BoundedSemaphore
     in_use: Callable[[], set[str]]
 
     def staged_copy(self, artifact: LoadableArtifact) -> StagedCopy:

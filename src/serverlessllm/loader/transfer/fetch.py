@@ -2,7 +2,7 @@
 """From origins to the arena and the disk at once: each chunk is received in the region, verified, and written aside.
 
 Knows one artifact's files and origins; not the arena's room, nor who waits. Memory: none of its own, the region
-receives; `sources.download` may hold one piece per worker near the end.
+receives; `sources.download` may hold some pieces near the end, as many as all fetches of a node may together.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from serverlessllm.loader.manifest import OriginOpener
 from serverlessllm.loader.plan import ChunkRead
 from serverlessllm.loader.report import SourceShare
 from serverlessllm.loader.transfer.arrivals import Arrivals
+from serverlessllm.loader.transfer.fetch_shares import FetchShare, FetchShares
 from serverlessllm.loader.transfer.pieces import placed
 from serverlessllm.sources.base import Piece, Source
 from serverlessllm.sources.download import Download, DownloadReport
@@ -31,11 +32,21 @@ class RemoteFetch:
     """One load's transfers; a `run.Fetch`. `staged` is the disk's half of it."""
 
     def __init__(
-        self, origins: Sequence[str], open_origin: OriginOpener, staged: StagedCopy, *, num_workers: int
+        self,
+        origins: Sequence[str],
+        open_origin: OriginOpener,
+        staged: StagedCopy,
+        *,
+        shares: FetchShares,
+        weight: float,
+        copies: threading.BoundedSemaphore,
     ) -> None:
+        """`weight` is its part of the node's connections among the fetches of `shares`; `copies` as `Download`'s."""
         self._origins = origins
         self._open_origin = open_origin
-        self._num_workers = num_workers
+        self._shares_of_node = shares
+        self._weight = weight
+        self._copies = copies
         self._lock = threading.Lock()
         self._is_stopped = False
         self._download: Download | None = None
@@ -66,22 +77,28 @@ class RemoteFetch:
         files = list(dict.fromkeys(read.file for read in reads))
         self.staged.begin(files)
         try:
-            for file in files:
-                sink = _RegionSink(
-                    [read for read in reads if read.file == file], region, arrivals, self.staged, file
-                )
-                self._transfer(sink)
+            with self._shares_of_node.join(self._weight) as share:
+                for file in files:
+                    sink = _RegionSink(
+                        [read for read in reads if read.file == file], region, arrivals, self.staged, file
+                    )
+                    self._transfer(sink, share)
         finally:
             self.seconds += time.monotonic() - started_s
 
-    def _transfer(self, sink: _RegionSink) -> None:
+    def _transfer(self, sink: _RegionSink, share: FetchShare) -> None:
         with ExitStack() as cleanup:
             sources = self._open(sink.file, cleanup)
             with self._lock:
                 if self._is_stopped:
                     return
                 download = self._download = Download(
-                    sink.pieces, sources, sink, num_workers=self._num_workers
+                    sink.pieces,
+                    sources,
+                    sink,
+                    num_workers=self._shares_of_node.most,
+                    copies=self._copies,
+                    width=lambda: share.num_connections,
                 )
             try:
                 self._add_shares(download.run())
