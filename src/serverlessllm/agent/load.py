@@ -29,6 +29,7 @@ from serverlessllm.engine.slots import SlotPool
 from serverlessllm.errors import (
     CapacityError,
     ConfigError,
+    DiskFullError,
     EngineError,
     InsufficientMemoryError,
     ModelLoadError,
@@ -76,12 +77,13 @@ class Load:
         self._timeout_s = parts.config.agent.load_timeout_s
         self._limit = asyncio.timeout(self._timeout_s)
         self._admitted = asyncio.Event()
+        self._no_room: CapacityError | None = None
 
     async def run(self) -> LoadResult:
         """Wait for room for at most `load_timeout_s`, then read and bind within the same again.
 
-        Raises: InsufficientMemoryError (never fits), CapacityError (no room in time), CheckpointError,
-        ConfigError, ModelLoadError for whatever else prevents it.
+        Raises: InsufficientMemoryError (never fits), CapacityError (no room in time), DiskFullError,
+        CheckpointError, ConfigError, ModelLoadError for whatever else prevents it.
         """
         try:
             async with self._limit:
@@ -141,7 +143,10 @@ class Load:
                 )
                 self._replica.take_pin(self._parts.arena.pin(revision))
                 return report
-            except CapacityError:
+            except DiskFullError:
+                raise
+            except CapacityError as error:
+                self._no_room = error
                 # Somebody else pinned bytes between our look and our act: line up again.
                 await asyncio.sleep(RECHECK_S)
             finally:
@@ -234,6 +239,8 @@ class Load:
                 "retry, or raise arena.budget_bytes or engine.max_replicas",
                 source="agent",
             ) from error
+        if self._no_room is not None:
+            raise self._no_room from error
         raise ModelLoadError(
             f"model {model} was not ready within agent.load_timeout_s = {self._timeout_s:.0f} s",
             source="agent",

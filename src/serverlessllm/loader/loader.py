@@ -113,7 +113,7 @@ class Loader:
         disk among loads, and the reluctance to evict. `on_progress` is called in the event loop. Cancelling the
         last caller stops the load and frees its region before the cancellation goes on; what was fetched until
         then stays on the disk.
-        Raises: CapacityError when only what is in use could make room, in DRAM or on disk, naming it;
+        Raises: CapacityError when only what is in use could make room in DRAM, naming it; DiskFullError;
         InsufficientMemoryError when the arena is too small; CorruptDataError for bytes that are missing or wrong
         here and at every origin, naming them, and for an artifact of another revision; ModelLoadError for I/O
         errors; UnreachableError when no origin answers; ShuttingDownError after `close`.

@@ -38,7 +38,7 @@ class Settlement:
     def run(self) -> None:
         """Turn what was fetched into files of the artifact, replacing wrong ones. Blocks.
 
-        Raises: CapacityError, ModelLoadError, OSError; then a later load goes on from what is there.
+        Raises: DiskFullError, ModelLoadError, OSError; then a later load goes on from what is there.
         """
         try:
             with self._pin as pin:

@@ -24,7 +24,7 @@ from serverlessllm.sources.partial_file import PartialFile
 
 
 class RoomMaker(Protocol):
-    """Makes sure that so many bytes may be written for this artifact. Raises: CapacityError."""
+    """Makes sure that so many bytes may be written for this artifact. Raises: DiskFullError."""
 
     def __call__(self, need_bytes: int) -> None: ...
 
@@ -74,7 +74,7 @@ class StagedCopy:
         return found
 
     def begin(self, files: Sequence[str]) -> None:
-        """Take the room for these files. Raises: CapacityError; ConflictError when another process fetches them."""
+        """Take the room for these files. Raises: DiskFullError; ConflictError when another process fetches them."""
         new = [file for file in files if file not in self._partial]
         if not new:
             return
@@ -91,13 +91,13 @@ class StagedCopy:
             )
 
     def write(self, file: str, piece: Piece, view: memoryview) -> None:
-        """A verified chunk. Called by several threads. Raises: CapacityError, ModelLoadError."""
+        """A verified chunk. Called by several threads. Raises: DiskFullError, ModelLoadError."""
         self._partial[file].write(piece, view)
 
     def settle(self, region: memoryview, small_files: Mapping[str, bytes]) -> None:
         """Complete the files from the whole `region`, and put them into the artifact. Blocks on the disk.
 
-        `small_files`: all others of the artifact. What they replace is quarantined. Raises: CapacityError,
+        `small_files`: all others of the artifact. What they replace is quarantined. Raises: DiskFullError,
         ModelLoadError, OSError; then the artifact is as it was, and a later load goes on from here.
         """
         for file, partial in list(self._partial.items()):

@@ -70,7 +70,7 @@ class RemoteFetch:
     def run(self, reads: Sequence[ChunkRead], region: memoryview, arrivals: Arrivals) -> None:
         """Fetch and verify `reads`, file by file in order; blocks. Returns early when stopped.
 
-        Raises: CapacityError before anything is fetched when the disk has no room; CorruptDataError when every
+        Raises: DiskFullError before anything is fetched when the disk has no room; CorruptDataError when every
         origin has wrong bytes, UnreachableError when none answers.
         """
         started_s = time.monotonic()
