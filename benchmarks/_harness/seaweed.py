@@ -88,6 +88,8 @@ class Seaweed:
             "-s3",
             f"-s3.port={self._port}",
             f"-s3.config={config}",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
             "-master.volumeSizeLimitMB=1024",
             "-volume.max=30",
             "-master.telemetry=false",

@@ -296,6 +296,12 @@ class CapacityError(SllmError):
     retryable = True
 
 
+class DiskFullError(CapacityError):
+    """No room on the disk for what is to be fetched: somebody must free some, waiting for others does not help."""
+
+    code = "disk_full"
+
+
 class WireError(SllmError):
     """A frame, header or event between our own processes is malformed."""
 

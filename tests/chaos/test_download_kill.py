@@ -15,13 +15,12 @@ import pytest
 
 from serverlessllm.checkpoint.spec import CHUNK_BYTES
 from support.ranged_server import FaultKind, RangedServer, RangeRequest
+from support.seeds import seeds
 
 NUM_PIECES: Final = 24
 NUM_WORKERS: Final = 3
 NUM_KILLS: Final = 5
 PATIENCE_S: Final = 60.0
-SEEDS: Final = [random.SystemRandom().randrange(1 << 32) for _ in range(4)]
-"""New ones each run; a failure shows its own in the test's name."""
 
 
 def start(server: RangedServer, directory: Path) -> subprocess.Popen[bytes]:
@@ -38,7 +37,7 @@ def start(server: RangedServer, directory: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": search})
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", seeds(2))
 def test_fetch_killed_at_random_points_ends_with_the_bytes_of_the_source(tmp_path: Path, seed: int) -> None:
     pick = random.Random(seed)
     data = pick.randbytes(NUM_PIECES * CHUNK_BYTES - 1234)

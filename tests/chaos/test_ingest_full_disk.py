@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serverlessllm.arena import libc
 from support.hub_objects import directory_files, hub_objects
 from support.ingest_process import IngestProcess
 from support.platform import eventually
 from support.ranged_server import RangedServer
+from support.small_disk import fill, small_disk
 from support.tiny_checkpoints import write_hf_directory
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="mounting needs root")
@@ -27,12 +27,8 @@ REPOSITORY = "org/model"
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 96 MiB."""
-    point = tmp_path / "disk"
-    point.mkdir()
-    libc.mount_tmpfs("small", str(point), "size=96m")
-    yield point
-    libc.umount(str(point))
+    with small_disk(tmp_path / "disk", 96 * MIB) as point:
+        yield point
 
 
 @pytest.fixture
@@ -40,14 +36,6 @@ def source(tmp_path: Path) -> Path:
     """A checkpoint of 40 MiB."""
     words = np.arange(5 * MIB, dtype=np.int64).reshape(-1, 1024)
     return write_hf_directory(tmp_path / "hf", {"model.layers.0.w.weight": words})
-
-
-def fill(disk: Path, *, leave_bytes: int) -> Path:
-    """Somebody else's file."""
-    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
-    hog = disk / "hog"
-    hog.write_bytes(bytes(free - leave_bytes))
-    return hog
 
 
 def test_fetch_that_does_not_fit_is_refused_before_its_first_byte(disk: Path, source: Path) -> None:

@@ -6,10 +6,12 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import pytest
 
 from serverlessllm.checkpoint.staging import PREFIX
@@ -18,15 +20,15 @@ from support.ingest_process import IngestProcess
 from support.plain_reader import read_tensors
 from support.platform import eventually
 from support.ranged_server import RangedServer
+from support.seeds import seeds
 from support.tiny_checkpoints import write_hf_directory
 
 MIB = 1 << 20
 REPOSITORY = "org/model"
 FETCH_BYTES_PER_S = 48 * MIB
-KILL_WITHIN_S = 3.5
-"""A run that nobody disturbs takes about three seconds: start of the child, fetch, conversion."""
-SEEDS = [20261124, 1, 2, 3]
-NIGHTLY_SEEDS = list(range(100, 120))
+KILLS_PER_JOB = 5
+KILL_WITHIN_BYTES = 75 * MIB
+"""A job writes 56 MiB of source files, which are kept, then 56 MiB of an artifact, which begins anew."""
 
 
 def tensors() -> dict[str, npt.NDArray[np.float32]]:
@@ -48,15 +50,26 @@ def visible(artifacts: Path) -> list[Path]:
     return [path for path in artifacts.iterdir() if not path.name.startswith(PREFIX)]
 
 
+def written_bytes(process: IngestProcess) -> int:
+    """What the job's child has written so far, as the kernel counts it."""
+    total = 0
+    for child in psutil.Process(process.server.pid).children():
+        with suppress(psutil.NoSuchProcess):
+            total += child.io_counters().write_chars
+    return total
+
+
 def check_killed_at(seed: int, hub: RangedServer, tmp_path: Path) -> None:
-    """Two kills in one job's life; the seed stands in the test's name and in every complaint."""
+    """Several kills in one job's life, each when its child has written some part of all that it has to write."""
     rng = random.Random(seed)
     process = IngestProcess(tmp_path / "d", env={"HF_ENDPOINT": hub.url("")})
     artifacts, expected = tmp_path / "d" / "artifacts", {name: a.tobytes() for name, a in tensors().items()}
     with process:
         job_id = process.submit(f"hf://{REPOSITORY}").json()["id"]
-        for _ in range(2):
-            time.sleep(rng.uniform(0, KILL_WITHIN_S))  # the random point itself, not a synchronisation
+        for _ in range(KILLS_PER_JOB):
+            target_bytes = rng.randrange(KILL_WITHIN_BYTES)
+            while written_bytes(process) < target_bytes and not process.ended(job_id):
+                time.sleep(0.005)
             process.server.kill()
             for path in visible(artifacts):
                 assert read_tensors(path) == expected, f"seed {seed}: a broken artifact is visible"
@@ -68,7 +81,7 @@ def check_killed_at(seed: int, hub: RangedServer, tmp_path: Path) -> None:
     assert [path.name for path in artifacts.iterdir()] == [job["revision"]], f"seed {seed}: something leaked"
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", seeds(4))
 def test_killed_service_finishes_its_job_and_leaks_nothing(
     seed: int, hub: RangedServer, tmp_path: Path
 ) -> None:
@@ -76,7 +89,7 @@ def test_killed_service_finishes_its_job_and_leaks_nothing(
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("seed", NIGHTLY_SEEDS)
+@pytest.mark.parametrize("seed", seeds(40))
 def test_killed_service_finishes_its_job_and_leaks_nothing_nightly(
     seed: int, hub: RangedServer, tmp_path: Path
 ) -> None:

@@ -35,9 +35,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RangedServer]:
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory, hub: RangedServer) -> Iterator[Platform]:
     home = tmp_path_factory.mktemp("platform")
-    running = Platform(home, sources_connections="2", arena_budget_bytes="256MiB")
-    running.server._env |= {"HF_ENDPOINT": hub.url(""), "SLLM_INGEST_ALLOW_PRIVATE_URLS": "yes"}
-    with running:
+    env = {"HF_ENDPOINT": hub.url(""), "SLLM_INGEST_ALLOW_PRIVATE_URLS": "yes"}
+    with Platform(home, env, sources_connections="2", arena_budget_bytes="256MiB") as running:
         yield running
 
 

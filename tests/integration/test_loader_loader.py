@@ -26,6 +26,7 @@ from serverlessllm.loader.disk.tier import NvmeTier
 from serverlessllm.loader.loader import Loader
 from serverlessllm.loader.report import LoadProgress
 from serverlessllm.sources.file import FileSource
+from support.platform import eventually
 from support.stand_in_artifact import StandInArtifact
 
 MIB = 1 << 20
@@ -241,10 +242,10 @@ async def test_model_larger_than_the_arena_evicts_nobody(
     assert arena.get(A) is not None
 
 
-async def test_twenty_revisions_cycle_through_room_for_four(
+async def test_thirty_revisions_cycle_through_room_for_four(
     loader: Loader, arena: Arena, tmp_path: Path
 ) -> None:
-    artifacts = [StandInArtifact.write(tmp_path, f"{i:032x}", [MIB + i, 77]) for i in range(20)]
+    artifacts = [StandInArtifact.write(tmp_path, f"{i:032x}", [MIB + i, 77]) for i in range(30)]
     room = asyncio.Semaphore(4)
 
     async def use(artifact: StandInArtifact) -> None:
@@ -257,6 +258,31 @@ async def test_twenty_revisions_cycle_through_room_for_four(
     await asyncio.gather(*(use(artifact) for artifact in artifacts * 3))
     assert arena.used_bytes == arena.budget_bytes
     assert not any(entry.pinned for entry in arena.entries())
+
+
+async def test_load_of_higher_priority_gets_its_share_of_the_disk(arena: Arena, tmp_path: Path) -> None:
+    turns: list[str] = []
+
+    class Noted(GatedSource):
+        def read_into(self, offset: int, view: memoryview) -> int:
+            count = super().read_into(offset, view)
+            turns.append(self.path.parent.name)
+            return count
+
+    GatedSource.gate, GatedSource.reached = threading.Event(), threading.Event()
+    clock = SystemClock()
+    config = LoaderConfig(threads=1)
+    loader = Loader(arena, NvmeTier(tmp_path, 0, clock), config, clock, open_source=Noted)
+    plain, gold = (StandInArtifact.write(tmp_path, r, [128 << 10] * 24) for r in (A, B))
+    calls = [asyncio.create_task(loader.load(A, plain))]
+    await reading()
+    calls.append(asyncio.create_task(loader.load(B, gold, priority=2)))
+    await asyncio.to_thread(eventually, lambda: len(loader._parts.pool._turns) == 2)
+    GatedSource.gate.set()
+    await asyncio.gather(*calls)
+    until_gold_is_there = turns[: len(turns) - turns[::-1].index(B)]
+    assert 6 <= until_gold_is_there.count(A) <= 8
+    await loader.close()
 
 
 async def test_closed_loader_ends_its_loads_and_takes_no_more(

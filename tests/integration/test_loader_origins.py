@@ -215,6 +215,13 @@ async def test_origin_that_lies_is_blamed_and_another_one_used(node: Node) -> No
     await node.settled()
 
 
+async def test_lone_origin_is_asked_again_for_what_lost_a_bit_on_the_way(node: Node) -> None:
+    node.origins.flip_once = {"tokenizer.json", "model.bin"}
+    await node.load(node.a)
+    assert (node.origins.flip_once, node.region_is_right()) == (set(), True)
+    await node.settled()
+
+
 async def test_nothing_is_visible_when_every_origin_lies(node: Node) -> None:
     node.origins.liars = {node.a, node.b}
     with pytest.raises(CorruptDataError, match="no origin is left"):
@@ -295,5 +302,25 @@ async def test_adopted_region_is_checked_once_and_then_served(tmp_path: Path) ->
     assert await node.loader.check_adopted(node.revision, artifact)
     assert [entry.verified for entry in node.arena.entries()] == [True]
     assert (await node.loader.load(node.revision, artifact)).tier == "dram"
+    await node.loader.close()
+    node.arena.close(keep=False)
+
+
+async def test_fetch_that_was_whole_in_memory_alone_is_settled_after_a_restart(tmp_path: Path) -> None:
+    config = ArenaConfig(budget_bytes=64 * MIB, extent_bytes=2 * MIB, huge_pages="never")
+    node = Node(tmp_path, Arena.open(tmp_path / "arena", config))
+    await node.load(node.a)
+    await node.settled()
+    await node.loader.close()
+    node.arena.close(keep=True)
+    # As a kill leaves it that comes between the last byte and the first file.
+    (node.artifacts / f".fetch-{node.revision}").mkdir()
+    shutil.rmtree(node.here)
+    node.arena = Arena.open(tmp_path / "arena", config)
+    node.start()
+    sent = dict(node.origins.read_bytes)
+    assert (await node.load(node.a)).tier == "dram"
+    await node.settled()
+    assert (node.names(), node.origins.read_bytes) == ({node.revision}, sent)
     await node.loader.close()
     node.arena.close(keep=False)

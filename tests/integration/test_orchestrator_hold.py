@@ -11,7 +11,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from serverlessllm.errors import EngineError, InsufficientMemoryError
+from serverlessllm.errors import DiskFullError, EngineError, InsufficientMemoryError
 from serverlessllm.wire.agent import LoadProgressStatus
 from support.fake_agent import TEXT, FakeAgent
 from support.front import MODEL, Front, eventually, put_model, running_front
@@ -196,3 +196,11 @@ async def test_removed_model_fails_its_waiters_with_404(front: Front) -> None:
     assert (await front.http.delete(f"/admin/models/{MODEL}")).status_code == 200
     assert (await call).status_code == 404
     await eventually(lambda: front.agent.num_cancelled_loads == 1)
+
+
+async def test_full_disk_of_every_agent_is_told_at_once(front: Front) -> None:
+    front.agent.load_errors.append(DiskFullError("12 bytes are missing"))
+    reply = await front.chat()
+    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "disk_full")
+    assert "12 bytes are missing" in reply.json()["error"]["message"]
+    assert (await front.chat()).status_code == 200

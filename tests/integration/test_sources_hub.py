@@ -21,6 +21,7 @@ from serverlessllm.sources.http_connection import HttpAccess
 from serverlessllm.sources.location import Location, list_files
 from serverlessllm.sources.url_policy import UrlPolicy
 from support.hub_server import HubServer
+from support.ranged_server import FaultKind
 
 WEIGHTS = os.urandom(9 << 20)
 FILES = {
@@ -93,6 +94,15 @@ def test_file_that_differs_from_its_promised_digest_is_refused(hub: HubServer, t
     with pytest.raises(CorruptDataError, match=r"model\.safetensors has SHA-256 .* as promised"):
         fetch(hub, "hf://org/model", tmp_path)
     assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_file_that_lost_a_bit_on_the_way_is_fetched_again(hub: HubServer, tmp_path: Path) -> None:
+    faults: list[FaultKind] = ["corrupt"]
+    hub.store.fault = lambda request: (
+        faults.pop() if faults and request.path.endswith("model.safetensors") else None
+    )
+    assert fetch(hub, "hf://org/model", tmp_path)["model.safetensors"] == WEIGHTS
+    assert faults == []
 
 
 def test_missing_revision_is_named(hub: HubServer, tmp_path: Path) -> None:

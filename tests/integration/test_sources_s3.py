@@ -81,6 +81,16 @@ def test_publishing_again_sends_nothing(access: Access, tmp_path: Path) -> None:
     assert upload_directory(here, location, access).was_published
 
 
+def test_published_copy_that_is_not_trusted_is_written_over(
+    seaweed: Seaweed, access: Access, tmp_path: Path
+) -> None:
+    here, location = directory(tmp_path), Location.parse(f"s3://{BUCKET}/anew")
+    upload_directory(here, location, access)
+    obstore.put(seaweed.store(), "anew/model.bin", DATA[:-1] + b"!")
+    assert not upload_directory(here, location, access, is_trusted=False).was_published
+    assert bytes(obstore.get(seaweed.store(), "anew/model.bin").bytes()) == DATA
+
+
 def test_upload_that_is_cut_off_shows_no_index(seaweed: Seaweed, access: Access, tmp_path: Path) -> None:
     def cancel(done_bytes: int, total_bytes: int) -> None:
         if done_bytes > 16 << 20:

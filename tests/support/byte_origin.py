@@ -22,7 +22,7 @@ class ByteOrigin:
         self.name = name
         self.data = data
         self.reads: list[tuple[int, int]] = []
-        self._trouble = trouble
+        self.trouble = trouble
         self._lock = threading.Lock()
 
     @property
@@ -37,7 +37,7 @@ class ByteOrigin:
         with self._lock:
             number = len(self.reads)
             self.reads.append((offset, len(view)))
-        error = self._trouble(number) if self._trouble else None
+        error = self.trouble(number) if self.trouble else None
         if error is not None:
             raise error
         found = self.data[offset : offset + len(view)]

@@ -15,13 +15,15 @@ class DirectoryOrigins:
     """Its `open` is an `OriginOpener`; an origin is the path of a directory.
 
     `read_bytes` counts weights by origin. `liars` flip one bit in all that they send of weights, `dead` ones do not
-    answer. `before_read(origin, offset)` is called before each read of weights.
+    answer. The first answer with a file of `flip_once` has one bit flipped. `before_read(origin, offset)` is
+    called before each read of weights.
     """
 
     def __init__(self) -> None:
         self.read_bytes: dict[str, int] = {}
         self.liars: set[str] = set()
         self.dead: set[str] = set()
+        self.flip_once: set[str] = set()
         self.before_read: Callable[[str, int], None] = lambda origin, offset: None
         self._lock = threading.Lock()
 
@@ -69,9 +71,15 @@ class _OriginFile:
             count = file.readinto(view)
         if self._is_weights:
             self._origins.count(self._origin, count)
-            if self._origin in self._origins.liars:
-                view[0] ^= 1
+        if self._must_flip():
+            view[0] ^= 1
         return count
+
+    def _must_flip(self) -> bool:
+        if self._path.name in self._origins.flip_once:
+            self._origins.flip_once.remove(self._path.name)
+            return True
+        return self._is_weights and self._origin in self._origins.liars
 
     def close(self) -> None:
         return

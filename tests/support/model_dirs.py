@@ -36,6 +36,19 @@ def write_simulated(directory: Path, *, nbytes: int = 4096, variant: int = 0) ->
     return directory
 
 
+def write_random(directory: Path, *, nbytes: int, seed: int = 0, num_tensors: int = 8) -> Path:
+    """A model for the `simulated` engine whose bytes are nowhere alike: what is misplaced or missing shows."""
+    config = {"model_type": "simulated", "vocab_size": VOCAB_SIZE, "max_position_embeddings": 8192}
+    _write_files(directory, {**config, "variant": seed})
+    rng = np.random.default_rng(seed)
+    each = nbytes // num_tensors
+    filled = {
+        f"model.layers.{n}.w.weight": np.frombuffer(rng.bytes(each), np.uint8) for n in range(num_tensors)
+    }
+    save_file(filled, directory / "model.safetensors")
+    return directory
+
+
 def tiny_llama_config(**changes: Any) -> dict[str, Any]:
     """`config.json` of a Llama that decodes a token in about a millisecond."""
     config = {

@@ -35,12 +35,12 @@ def eventually(probe: Callable[[], T | None | Literal[False]], *, patience_s: fl
 class Platform:
     """A running `sllm serve` with small budgets; use as a context manager."""
 
-    def __init__(self, home: Path, **flags: str) -> None:
+    def __init__(self, home: Path, env: Mapping[str, str] | None = None, /, **flags: str) -> None:
         self.home = home
         small = {"arena_budget_bytes": "128MiB", "engine_threads": "1", "orchestrator_hold_silently_s": "0.2"}
         merged = {**small, **flags}
         self.server = LocalServer(
-            home / "d", flags={name.replace("_", "-"): value for name, value in merged.items()}
+            home / "d", flags={name.replace("_", "-"): value for name, value in merged.items()}, env=env
         )
 
     def __enter__(self) -> Platform:

@@ -34,6 +34,7 @@ from serverlessllm.engine.slots import SlotPool
 from serverlessllm.errors import (
     CapacityError,
     ConfigError,
+    DiskFullError,
     EngineError,
     InsufficientMemoryError,
     ModelLoadError,
@@ -94,6 +95,7 @@ class Load:
         self._reading: asyncio.Task[LoadReport] | None = None
         self._stream: WeightStream | None = None
         self._bind_ms = 0.0
+        self._no_room: CapacityError | None = None
 
     @property
     def is_streaming(self) -> bool:
@@ -104,8 +106,8 @@ class Load:
         """Wait for room for at most `load_timeout_s`, then read and bind within the same again. Returns once the
         replica takes requests.
 
-        Raises: InsufficientMemoryError (never fits), CapacityError (no room in time), CheckpointError,
-        ConfigError, ModelLoadError for whatever else prevents it.
+        Raises: InsufficientMemoryError (never fits), CapacityError (no room in time), DiskFullError,
+        CheckpointError, ConfigError, ModelLoadError for whatever else prevents it.
         """
         try:
             async with self._within_limit():
@@ -238,10 +240,13 @@ class Load:
                 else:
                     self._replica.take_pin(self._parts.arena.pin(revision))
                 return report
-            except CapacityError:
+            except DiskFullError:
+                raise
+            except CapacityError as error:
                 self._incoming = None
                 if self._stream is not None:
                     raise
+                self._no_room = error
                 # Somebody else pinned bytes between our look and our act: line up again.
                 await asyncio.sleep(RECHECK_S)
             finally:
@@ -305,6 +310,8 @@ class Load:
                 "retry, or raise arena.budget_bytes or engine.max_replicas",
                 source="agent",
             ) from error
+        if self._no_room is not None:
+            raise self._no_room from error
         raise ModelLoadError(
             f"model {model} was not ready within agent.load_timeout_s = {self._timeout_s:.0f} s",
             source="agent",

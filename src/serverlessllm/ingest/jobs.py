@@ -69,8 +69,10 @@ class Jobs:
                 log.info("%s (%s) is taken up again", job.id, job.source)
                 self._jobs[job.id] = _restarted(job)
                 self._spawn(job.id)
-        unfinished = [job.resolved or job.source for job in self._jobs.values() if not job.is_finished]
-        await asyncio.to_thread(self._workplace.sweep, unfinished)
+        known = list(self._jobs.values())
+        unfinished = {job.resolved or job.source for job in known if not job.is_finished}
+        done = {job.resolved for job in known if job.state == "done" and job.resolved is not None}
+        await asyncio.to_thread(self._workplace.sweep, unfinished, done - unfinished)
 
     async def submit(self, request: IngestRequest) -> Job:
         """Start a job, or join the unfinished one of an equal request. It is on disk when this returns.
@@ -83,10 +85,11 @@ class Jobs:
             return self._equal(request) or await self._add(request)
 
     def _equal(self, request: IngestRequest) -> Job | None:
-        wanted = (request.source, request.dtype, request.publish)
+        wanted = (request.source, request.dtype, request.publish, request.republish)
         for job_id in self._tasks:
             job = self._jobs[job_id]
-            if (job.source, job.dtype, job.publish) == wanted and not job.is_finished:
+            asked = (job.source, job.dtype, job.publish, job.republish)
+            if asked == wanted and not job.is_finished:
                 return job
         return None
 
@@ -99,6 +102,7 @@ class Jobs:
             source=request.source,
             dtype=request.dtype,
             publish=request.publish,
+            republish=request.republish,
             created_at_s=self._clock.wall_s(),
         )
         await self._on_disk(lambda: self._store.save(job))

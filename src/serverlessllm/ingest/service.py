@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ingest service's HTTP: start jobs, follow them, end them.
 
-    POST   /ingest             {"source": "hf://org/name", "dtype": null, "publish": null}  → 202, the job
+    POST   /ingest             {"source": "hf://org/name", "dtype": null, "publish": null, …}  → 202, the job
     POST   /convert            the same, for a local path alone                             → 202, the job
     GET    /jobs/{id}                                                                       → 200, the job
     GET    /jobs/{id}/events   → 200, an event stream of the job at each change, `data: [DONE]` after the last

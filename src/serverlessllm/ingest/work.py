@@ -46,7 +46,7 @@ def _work(order: WorkOrder, clock: Clock) -> ConvertReport:
     else:
         report = _fetch_and_convert(order, pinned(location, access), access, clock)
     if order.publish:
-        _publish(Path(report.directory), Location.parse(order.publish), access, clock)
+        _publish(Path(report.directory), order, access, clock)
     return report
 
 
@@ -71,11 +71,12 @@ def _fetch_and_convert(order: WorkOrder, location: Location, access: Access, clo
             raise
 
 
-def _publish(artifact: Path, below: Location, access: Access, clock: Clock) -> None:
-    """Upload to `below/<revision>`; published before, it is left as it is."""
+def _publish(artifact: Path, order: WorkOrder, access: Access, clock: Clock) -> None:
+    """Upload to `order.publish/<revision>`; published before, it is left as it is unless that is not trusted."""
+    below = Location.parse(order.publish)
     target = dataclasses.replace(below, prefix=below.key(artifact.name))
     meter = ProgressMeter(0, print_line, clock, phase="publish")
-    upload_directory(artifact, target, access, on_progress=meter.reach)
+    upload_directory(artifact, target, access, is_trusted=not order.republish, on_progress=meter.reach)
     print_line(Published(target.name))
 
 

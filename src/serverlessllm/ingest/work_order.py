@@ -15,6 +15,8 @@ from serverlessllm.wire.ingest import TargetDtype
 class WorkOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`source` → `artifacts/<revision>`, by way of `fetches` when it lies elsewhere; then to `publish`, if set.
 
+    `republish`: what is there already is not trusted.
+
     `parent_pid`: the process with which the child dies.
     """
 
@@ -23,6 +25,7 @@ class WorkOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     fetches: Path
     dtype: TargetDtype | None
     publish: str
+    republish: bool
     allow_private_urls: bool
     sources: SourcesConfig
     parent_pid: int

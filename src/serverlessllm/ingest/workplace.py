@@ -50,6 +50,7 @@ class Workplace:
             fetches=self.fetches,
             dtype=job.dtype,
             publish=job.publish if job.publish is not None else self.config.ingest.publish,
+            republish=job.republish,
             allow_private_urls=self.config.ingest.allow_private_urls,
             sources=self.config.sources,
             parent_pid=os.getpid(),
@@ -62,9 +63,16 @@ class Workplace:
         except OSError as error:
             log.info("fetched files of %s stay: %s", resolved, error)
 
-    def sweep(self, unfinished: Iterable[str]) -> None:
-        """Remove what killed conversions left, and fetched files that were not asked for in a long time."""
+    def sweep(self, unfinished: Iterable[str], done: Iterable[str]) -> None:
+        """Remove what killed conversions left, and fetched files that nobody needs or asked for in a long time.
+
+        Both are sources as they were resolved. `done`: those whose artifact is here; a kill may come between the
+        end of a job and the end of its files.
+        """
         StagingDirectory(self.artifacts).discard()  # making one sweeps those without an owner
+        for resolved in done:
+            if (self.fetches / area_name(resolved)).is_dir():
+                self.discard(resolved)
         keep = {area_name(resolved) for resolved in unfinished}
         for name in fetch_area.sweep(self.fetches, keep, self.config.ingest.keep_fetched_s):
             log.info("removed the fetched files in %s: nobody asked for them again", name)

@@ -12,18 +12,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
 
-from serverlessllm.arena.mapping import map_extents
-from serverlessllm.arena.pin import Pin
 from serverlessllm.arena.region import Region
 from serverlessllm.errors import CorruptDataError, ModelLoadError
 from serverlessllm.loader.disk.local_copy import LocalCopy
-from serverlessllm.loader.disk.staged_copy import StagedCopy
 from serverlessllm.loader.incoming import Incoming
 from serverlessllm.loader.job import LoadJob
 from serverlessllm.loader.outcome import Outcome
 from serverlessllm.loader.parts import LoaderParts
 from serverlessllm.loader.plan import LoadableArtifact, LoadPlan, Offer, arrival_order, plan_load
 from serverlessllm.loader.report import LoadProgress, LoadReport
+from serverlessllm.loader.settlement import Settlement
 from serverlessllm.loader.transfer.arrivals import OnProgress
 from serverlessllm.loader.transfer.early import EarlyReads, EarlySource, first_that_opens
 from serverlessllm.loader.transfer.fetch import RemoteFetch
@@ -49,19 +47,14 @@ class LoadWish:
 
 
 class LoadTask:
-    """`run` once; then `settle` where `must_settle` says so."""
+    """`run` once; then run the `settlement`, where there is one: fetched bytes wait to become files."""
 
     def __init__(self, parts: LoaderParts, job: LoadJob, wish: LoadWish) -> None:
         self._parts = parts
         self._job = job
         self._wish = wish
         self._fetch: RemoteFetch | None = None
-        self._settle_pin: Pin | None = None
-
-    @property
-    def must_settle(self) -> bool:
-        """Whether fetched bytes wait to become files of the artifact."""
-        return self._settle_pin is not None
+        self.settlement: Settlement | None = None
 
     async def run(self) -> LoadReport | None:
         """The report once the region is whole; None when the job was stopped. Raises as `Loader.load`."""
@@ -91,24 +84,6 @@ class LoadTask:
         outcome.observe(self._parts.meter)
         return outcome.report(self._parts, seconds=now_s() - started_s, plan_ms=(planned_s - started_s) * 1e3)
 
-    def settle(self) -> None:
-        """Turn what was fetched into files of the artifact, replacing wrong ones. Blocks.
-
-        Raises: CapacityError, ModelLoadError, OSError; then a later load goes on from what is there.
-        """
-        if self._settle_pin is None or self._fetch is None:
-            return
-        artifact, staged = self._wish.artifact, self._fetch.staged
-        region = self._parts.arena.get(artifact.revision)
-        try:
-            with self._settle_pin as pin:
-                if region is not None:
-                    mapping = map_extents(pin.fd, region.extents, writable=False)
-                    staged.settle(mapping.view, artifact.small_files())
-        finally:
-            staged.close()
-        self._parts.nvme.note_use(artifact.revision, self._wish.origins)
-
     async def _blocking(self, work: Callable[[], _T]) -> _T:
         return await self._parts.threads.run(work, on_cancel=self._job.stop)
 
@@ -121,13 +96,16 @@ class LoadTask:
                 for problem in copy.problems.values():
                     raise problem
                 return copy
-            staged = StagedCopy(self._parts.nvme, artifact.revision, artifact.index, self._make_disk_room)
-            most = self._parts.num_fetch_workers
-            num_workers = max(1, min(most, int(most * weight_of(self._wish.priority))))
+            staged = self._parts.staged_copy(artifact)
             is_slow = self._parts.meter.estimate("remote").mean_bytes_per_s < FAST_ORIGIN_BYTES_PER_S
-            stripes = num_workers // NUM_CHUNKS_IN_FLIGHT if is_slow else 1
             self._fetch = RemoteFetch(
-                origins, opener, staged, num_workers=num_workers, num_stripes=max(1, stripes)
+                origins,
+                opener,
+                staged,
+                shares=self._parts.fetch_shares,
+                weight=weight_of(self._wish.priority),
+                copies=self._parts.copies,
+                num_chunks_at_once=NUM_CHUNKS_IN_FLIGHT if is_slow else None,
             )
             for file, (path, chunks) in staged.resume(list(copy.problems)).items():
                 copy.add_partial(file, path, chunks)
@@ -135,14 +113,6 @@ class LoadTask:
             copy.close()
             raise
         return copy
-
-    def _make_disk_room(self, need_bytes: int) -> None:
-        self._parts.nvme.make_room(
-            self._wish.artifact.revision,
-            need_bytes,
-            in_use=self._parts.in_use(),
-            restore_rate=self._parts.meter.estimate("remote").mean_bytes_per_s,
-        )
 
     def _plan(self, copy: LocalCopy) -> LoadPlan:
         index = self._wish.artifact.index
@@ -217,16 +187,17 @@ class LoadTask:
         return [str(place) for place in places if place is not None]
 
     def _publish(self, region: Region) -> None:
-        arena = self._parts.arena
-        arena.publish(region)
+        artifact, origins = self._wish.artifact, self._wish.origins
+        self._parts.arena.publish(region)
         self._parts.room.note_priority(region.revision, self._wish.priority)
         if self._fetch is not None and self._fetch.staged.has_begun:
-            self._settle_pin = arena.pin(region.revision)
-        self._parts.nvme.note_use(region.revision, self._wish.origins)
+            pin = self._parts.arena.pin(region.revision)
+            self.settlement = Settlement(artifact, origins, self._parts.nvme, self._fetch.staged, region, pin)
+        self._parts.nvme.note_use(region.revision, origins)
 
     def _close_fetch(self) -> None:
         """Leave what was fetched for a later load, unless it is about to be settled."""
-        if self._fetch is not None and self._settle_pin is None:
+        if self._fetch is not None and self.settlement is None:
             self._fetch.staged.close()
 
     def _release_unless_whole(self, region: Region) -> None:

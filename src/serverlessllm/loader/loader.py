@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
 
 from serverlessllm.arena.arena import Arena
 from serverlessllm.arena.mapping import map_extents
@@ -31,18 +30,18 @@ from serverlessllm.loader.io_settings import choose_io
 from serverlessllm.loader.job import LoadJob
 from serverlessllm.loader.load_task import LoadTask, LoadWish
 from serverlessllm.loader.manifest import OriginOpener, read_manifest
+from serverlessllm.loader.own_memory import MAX_COPIES, MAX_LOADS
 from serverlessllm.loader.parts import LoaderParts
-from serverlessllm.loader.plan import LoadableArtifact
+from serverlessllm.loader.plan import LoadableArtifact, file_sizes
 from serverlessllm.loader.report import LoadReport, OnLoadProgress
+from serverlessllm.loader.settlement import Settlement
+from serverlessllm.loader.transfer.fetch_shares import FetchShares
 from serverlessllm.loader.transfer.read_pool import ReadPool
 from serverlessllm.loader.transfer.threads import LoaderThreads
 from serverlessllm.node_profile import IoProfile
 from serverlessllm.sources.download import DEFAULT_WORKERS
 from serverlessllm.sources.file import FileSource
 from serverlessllm.types import Tier
-
-MAX_LOADS: Final = 16
-"""Loads that run at once; more wait for their turn. The device is shared, so more would not be faster."""
 
 _log = logging.getLogger(__name__)
 
@@ -53,8 +52,7 @@ class Loader:
     A region is safe from eviction by other loads until the callers of its `load` have taken the result: pin it
     before the next await.
 
-    Memory of its own, beside the arena: none for reads from disk, whose target is the region; for a fetch at most
-    `sources.download`'s bound; small files of an artifact that is fetched (tokenizer, configuration) while it is.
+    Memory of its own, beside the arena: at most `own_memory.own_bytes`.
     """
 
     def __init__(
@@ -70,8 +68,8 @@ class Loader:
         open_source: SourceOpener | None = None,
     ) -> None:
         """`io_profile` is what `sllm tune io` found; `open_origin` opens a file at an origin (None: loads have none),
-        from which `num_fetch_workers` ranges are in flight per load; `open_source` opens a weights file on disk, by
-        default as a `FileSource`. Raises: ConfigError.
+        from which at most `num_fetch_workers` ranges are in flight per load; `open_source` opens a weights file on
+        disk, by default as a `FileSource`. Raises: ConfigError.
         """
         io = choose_io(config, io_profile)
         self._arena = arena
@@ -95,7 +93,8 @@ class Loader:
             room=self._room,
             open_source=open_source or (lambda path: FileSource(path, direct_io=io.direct_io)),
             open_origin=open_origin,
-            num_fetch_workers=num_fetch_workers,
+            fetch_shares=FetchShares(num_fetch_workers),
+            copies=threading.BoundedSemaphore(MAX_COPIES),
             in_use=self.in_use,
         )
         self._is_closed = False
@@ -117,7 +116,7 @@ class Loader:
         `on_incoming`, once bytes begin to move: the region may be used shard by shard. Cancelling the last caller
         stops the load and frees its region before the cancellation goes on; what was fetched until then stays on
         the disk.
-        Raises: CapacityError when only what is in use could make room, in DRAM or on disk, naming it;
+        Raises: CapacityError when only what is in use could make room in DRAM, naming it; DiskFullError;
         InsufficientMemoryError when the arena is too small; CorruptDataError for bytes that are missing or wrong
         here and at every origin, naming them, and for an artifact of another revision; ModelLoadError for I/O
         errors; UnreachableError when no origin answers; ShuttingDownError after `close`.
@@ -229,12 +228,15 @@ class Loader:
             stop = threading.Event()
             job.stop_reading = stop.set
             is_right = await self._check(wish.artifact, adopted, self._parts.io.num_threads, stop)
-            if is_right is not False:
-                return hit(adopted, self._clock.monotonic_s() - started_s) if is_right else None
+            if is_right:
+                self._settle_aside(lambda: self._finish_fetch(wish, adopted))
+                return hit(adopted, self._clock.monotonic_s() - started_s)
+            if is_right is None:
+                return None
         task = LoadTask(self._parts, job, wish)
         report = await task.run()
-        if task.must_settle:
-            self._settle_aside(task)
+        if task.settlement is not None:
+            self._settle_aside(task.settlement.run)
         return report
 
     async def _check(
@@ -258,9 +260,25 @@ class Loader:
             self._arena.discard(region)
         return is_right
 
-    def _settle_aside(self, task: LoadTask) -> None:
+    def _finish_fetch(self, wish: LoadWish, adopted: Region) -> None:
+        """Settle what a killed process fetched: it had the region whole, not yet the disk. Blocks."""
+        artifact = wish.artifact
+        if not self._nvme.fetch_path(artifact.revision).is_dir():
+            return
+        files = list(file_sizes(artifact.index))
+        staged = self._parts.staged_copy(artifact)
+        try:
+            found = staged.resume(files)
+            staged.begin([file for file in files if file not in found and not staged.is_in_place(file)])
+            if staged.has_begun:
+                pin = self._arena.pin(artifact.revision)
+                Settlement(artifact, wish.origins, self._nvme, staged, adopted, pin).run()
+        finally:
+            staged.close()
+
+    def _settle_aside(self, work: Callable[[], None]) -> None:
         """Bring what was fetched to its place on the disk, while the model answers already."""
-        settling = asyncio.get_running_loop().create_task(self._threads.run(task.settle))
+        settling = asyncio.get_running_loop().create_task(self._threads.run(work))
         self._settling.add(settling)
         settling.add_done_callback(self._settled)
 

@@ -93,21 +93,27 @@ class _Origins:
         self._open = open_origin
 
     def fetch(self, name: str, max_bytes: int, is_right: Callable[[bytes], bool]) -> bytes:
-        """The first right bytes. Raises CorruptDataError with what went wrong at each origin."""
-        blame: list[str] = []
-        for origin in list(self._origins):
+        """The first right bytes. Raises CorruptDataError with what went wrong at each origin.
+
+        Who sent wrong ones is asked once more at the end: the road may have changed a bit.
+        """
+        blame: dict[str, str] = {}
+        tries = list(self._origins)
+        for origin in tries:
             try:
                 data = self._read(origin, name, max_bytes)
             except SllmError as error:
-                blame.append(error.message)
+                blame[origin] = error.message
             else:
                 if is_right(data):
                     return data
-                blame.append(f"{origin} sent wrong bytes")
+                if origin not in blame:
+                    tries.append(origin)
+                blame[origin] = f"{origin} sent wrong bytes"
             self._origins.remove(origin)
             self._origins.append(origin)
         raise CorruptDataError(
-            f"{name} is not on this node, and no origin has it: {'; '.join(blame) or 'none is known'}",
+            f"{name} is not on this node, and no origin has it: {'; '.join(blame.values()) or 'none is known'}",
             param=name,
             source="agent",
         )

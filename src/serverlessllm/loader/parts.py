@@ -1,27 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all loads of a node share. Values only."""
+"""What all loads of a node share, and how they take room on its disk."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import BoundedSemaphore
 
 from serverlessllm.arena.arena import Arena
 from serverlessllm.clock import Clock
 from serverlessllm.loader.bandwidth import BandwidthMeter
 from serverlessllm.loader.disk.local_copy import SourceOpener
+from serverlessllm.loader.disk.staged_copy import StagedCopy
 from serverlessllm.loader.disk.tier import NvmeTier
 from serverlessllm.loader.disk.trust import DiskTrust
 from serverlessllm.loader.dram_room import DramRoom
 from serverlessllm.loader.io_settings import IoSettings
 from serverlessllm.loader.manifest import OriginOpener
+from serverlessllm.loader.plan import LoadableArtifact
+from serverlessllm.loader.transfer.fetch_shares import FetchShares
 from serverlessllm.loader.transfer.read_pool import ReadPool
 from serverlessllm.loader.transfer.threads import LoaderThreads
 
 
 @dataclass(frozen=True, slots=True)
 class LoaderParts:
-    """`in_use` are the revisions whose copies on disk must stay: loading, or pinned in DRAM."""
+    """`in_use` are the revisions whose copies on disk must stay: loading, or pinned in DRAM.
+
+    `copies` counts the pieces that all fetches together may hold beside the arena.
+    """
 
     arena: Arena
     nvme: NvmeTier
@@ -34,5 +41,19 @@ class LoaderParts:
     room: DramRoom
     open_source: SourceOpener
     open_origin: OriginOpener | None
-    num_fetch_workers: int
+    fetch_shares: FetchShares
+    copies: BoundedSemaphore
     in_use: Callable[[], set[str]]
+
+    def staged_copy(self, artifact: LoadableArtifact) -> StagedCopy:
+        """The disk's half of a fetch of `artifact`; what is worth least on the disk makes room for it."""
+
+        def make_room(need_bytes: int) -> None:
+            self.nvme.make_room(
+                artifact.revision,
+                need_bytes,
+                in_use=self.in_use(),
+                restore_rate=self.meter.estimate("remote").mean_bytes_per_s,
+            )
+
+        return StagedCopy(self.nvme, artifact.revision, artifact.index, make_room)

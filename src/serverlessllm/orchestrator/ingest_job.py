@@ -28,8 +28,15 @@ _VERBS: Final = {"fetch": "fetching", "convert": "converting", "publish": "publi
 
 
 def request_for(record: ModelRecord) -> IngestRequest:
-    """The job that brings the record's bytes: the same ones again, if they were here before."""
-    return IngestRequest(source=record.resolved or record.source, dtype=_DTYPES.get(record.dtype or ""))
+    """The job that brings the record's bytes: the same ones again, if they were here before.
+
+    Who needs the source although the artifact was published got nothing right from there: it is published anew.
+    """
+    return IngestRequest(
+        source=record.resolved or record.source,
+        dtype=_DTYPES.get(record.dtype or ""),
+        republish=bool(record.origins),
+    )
 
 
 def ready_fields(job: Job, artifacts: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from serverlessllm.errors import (
     CapacityError,
     CheckpointError,
     ConflictError,
+    DiskFullError,
     InsufficientMemoryError,
     MetadataUnavailableError,
     ModelLoadError,
@@ -117,7 +118,7 @@ class Waker:
         A model whose bytes are elsewhere is fetched first, once; so is one whose artifact no agent can read.
 
         Raises: ModelNotFoundError; ModelLoadError when the load failed on every agent that may take it;
-        InsufficientMemoryError when it fits none.
+        InsufficientMemoryError when it fits none; DiskFullError when no disk has room for what must be fetched.
         """
         failures: dict[str, SllmError] = {}
         must_wait = was_lost = False
@@ -152,6 +153,8 @@ class Waker:
                         await self._room.make(link, model)
                     woken = await self._load(record, link, decision, started_s, report)
                     return woken if fetch_ms == 0.0 else woken.after_fetch(fetch_ms)
+            except DiskFullError as error:
+                _note_failure(link, model, error, failures)
             except CapacityError:
                 must_wait = True
             except PLACE_AGAIN as error:
@@ -159,9 +162,7 @@ class Waker:
                 log.info("wake of %s on %s: %s; placing again", model, link.agent_id, error.message)
                 await self._changes.wait(AGENT_BACKOFF_S)
             except SllmError as error:
-                log.warning("wake of %s on %s failed: %s", model, link.agent_id, error.message)
-                link.num_failures += 1
-                failures[link.agent_id] = error
+                _note_failure(link, model, error, failures)
 
     def _decide(
         self, record: ModelRecord, links: list[AgentLink], excluded: frozenset[str], num_prompt_tokens: int
@@ -179,7 +180,7 @@ class Waker:
         """Raise when waiting cannot help: every agent failed, or the model fits none."""
         if failures:
             last = list(failures.values())[-1]
-            if isinstance(last, RequestError | UnsupportedCheckpointError):
+            if isinstance(last, RequestError | UnsupportedCheckpointError | DiskFullError):
                 raise last
             raise ModelLoadError(
                 f"{record.name} could not be loaded on {', '.join(failures)}: {last.message}",
@@ -259,6 +260,13 @@ class Waker:
             picked=link.agent_id,
             probability=decision.probability,
         )
+
+
+def _note_failure(link: AgentLink, model: str, error: SllmError, failures: dict[str, SllmError]) -> None:
+    """This agent is not asked again in this wake-up."""
+    log.warning("wake of %s on %s failed: %s", model, link.agent_id, error.message)
+    link.num_failures += 1
+    failures[link.agent_id] = error
 
 
 def _is_lost(error: SllmError) -> bool:

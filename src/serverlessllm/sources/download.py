@@ -5,14 +5,15 @@ Every worker takes the next piece and keeps it, and its memory, until it is good
 anew for each try. A worker that finds none left re-requests a piece that a slow origin still owes, into memory of
 its own; the first good copy wins.
 
-Memory: none of its own but, near the end, one such copy per idle worker. Knows nothing of files, arenas or HTTP.
+Memory: none of its own but, near the end, one such copy per idle worker, as far as `copies` allows. Knows nothing of
+files, arenas or HTTP.
 """
 
 from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -80,9 +81,12 @@ class Download:
         clock: Clock | None = None,
         jitter: random.Random | None = None,
         max_failures: int = MAX_FAILURES,
+        copies: threading.BoundedSemaphore | None = None,
+        width: Callable[[], int] | None = None,
     ) -> None:
         """Pieces are asked for in the given order. The origins stay open, for their owner to close. One that fails
-        `max_failures` times in a row is given up.
+        `max_failures` times in a row is given up. `copies` counts pieces that may be held in memory of our own, and
+        may be shared with other downloads; `width` says how many pieces may be under way now, at most `num_workers`.
 
         Raises: ValueError without origins, or when several are to be mixed without digests to prove them equal.
         """
@@ -98,6 +102,9 @@ class Download:
         self._clock = clock or SystemClock()
         self._num_workers = max(1, min(num_workers, len(pieces)))
         self._total_bytes = sum(piece.nbytes for piece in pieces)
+        self._num_left = len(pieces)
+        self._copies = copies or threading.BoundedSemaphore(self._num_workers)
+        self._width = width or (lambda: self._num_workers)
         self._changed = threading.Condition()
         self._tasks: list[_Task] = []
         self._done_bytes = 0
@@ -166,16 +173,18 @@ class Download:
             while (task := self._take()) is not None:
                 self._complete(task)
             while (slow := self._take_slow()) is not None:
-                task, origin = slow
-                self._fetch(task, origin, bytearray(task.piece.nbytes))
+                self._help(*slow)
         except Exception as error:  # a thread's end: `run` raises it
             self._give_up(error)
 
     def _take(self) -> _Task | None:
         with self._changed:
+            while self._num_left and not self._is_stopped and len(self._tasks) >= self._width():
+                self._changed.wait(LOOK_AGAIN_S)
             piece = None if self._is_stopped else next(self._pieces, None)
             if piece is None:
                 return None
+            self._num_left -= 1
             task = _Task(piece, threading.get_ident())
             self._tasks.append(task)
             return task
@@ -199,8 +208,20 @@ class Download:
             view.release()
             with self._changed:
                 self._tasks.remove(task)
+                if task.copy is not None:
+                    self._copies.release()
                 self._interrupt(task.helper_origin, task.helper_id)
                 self._changed.notify_all()
+
+    def _help(self, task: _Task, origin: Origin) -> None:
+        """Fetch a slow piece into a copy. `_take_slow` took the room for it, which goes on with the copy."""
+        copy: bytearray | None = None
+        try:
+            copy = bytearray(task.piece.nbytes)
+            self._fetch(task, origin, copy)
+        finally:
+            if copy is None or task.copy is not copy:
+                self._copies.release()
 
     def _next_origin(self, task: _Task) -> Origin | None:
         """Whom to ask now, waiting while all that is left backs off; None when stopped or a helper was faster."""
@@ -289,7 +310,7 @@ class Download:
         )
 
     def _blame(self, task: _Task, origin: Origin, failure: SllmError, began_s: float, now_s: float) -> None:
-        """A passing failure is waited out; anything else ends this download's trust in the origin."""
+        """A passing failure is waited out; anything else ends our trust in the origin, sooner or later."""
         is_bad_piece = isinstance(failure, _BadPieceError)
         was_interrupted = self._is_stopped or task.copy is not None or task not in self._tasks
         if was_interrupted and not is_bad_piece:
@@ -297,8 +318,11 @@ class Download:
         task.refused_by.add(origin)
         if isinstance(failure, UnreachableError):
             origin.failed(failure.message, began_s, now_s, failure.retry_after_s)
+        elif is_bad_piece:
+            is_last = all(other.closed is not None for other in self._origins if other is not origin)
+            origin.sent_bad_piece(failure.message, began_s, now_s, is_last=is_last)
         else:
-            origin.quarantine(failure.message, sent_bad_piece=is_bad_piece)
+            origin.quarantine(failure.message)
         self._changed.notify_all()
 
     def _take_slow(self) -> tuple[_Task, Origin] | None:
@@ -308,7 +332,7 @@ class Download:
                 now_s = self._clock.monotonic_s()
                 for task in self._tasks:
                     helper_origin = self._faster_origin(task, now_s)
-                    if helper_origin is not None:
+                    if helper_origin is not None and self._copies.acquire(blocking=False):
                         task.helper_id, task.helper_origin = threading.get_ident(), helper_origin
                         helper_origin.begin(task.piece.nbytes, now_s)
                         return task, helper_origin

@@ -151,13 +151,21 @@ class Fetch:
         if manifest.has(target, file.name, identity):
             self._count(target.stat().st_size, fetched=False)
             return True
+        self._bring(source, target, identity)
+        try:
+            self._check_promise(target, file)
+        except CorruptDataError:
+            # The road may have changed a bit; a file that is wrong where it lies is wrong the second time too.
+            self._bring(source, target, identity)
+            self._check_promise(target, file)
+        manifest.add(file.name, identity, target.stat().st_size)
+        return False
+
+    def _bring(self, source: HttpSource, target: Path, identity: str) -> None:
         if source.has_ranges:
             self._in_pieces(source, target, identity)
         else:
             self._in_one_go(source.url, target)
-        self._check_promise(target, file)
-        manifest.add(file.name, identity, target.stat().st_size)
-        return False
 
     def _in_pieces(self, source: HttpSource, target: Path, identity: str) -> None:
         size = source.size

@@ -20,6 +20,8 @@ FIRST_BACKOFF_S: Final = 0.1
 MAX_BACKOFF_S: Final = 5.0
 MAX_FAILURES: Final = 10
 """Failures in a row before an origin is given up: about 15 seconds of waiting."""
+MAX_CORRUPT: Final = 2
+"""Bad pieces after which the last origin that is left is given up too: a single one may be the road's fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +112,18 @@ class Origin:
         wait_s *= self._jitter.uniform(0.5, 1.0)
         self.not_before_s = max(self.not_before_s, now_s + max(wait_s, retry_after_s or 0.0))
 
-    def quarantine(self, reason: str, *, sent_bad_piece: bool) -> None:
-        """Ask this origin for nothing more. `sent_bad_piece`: its bytes differed from their digest."""
+    def quarantine(self, reason: str) -> None:
+        """Ask this origin for nothing more."""
         self.closed = self.closed or reason
-        self.is_corrupt |= sent_bad_piece
-        self._num_corrupt += sent_bad_piece
+
+    def sent_bad_piece(self, reason: str, began_s: float, now_s: float, *, is_last: bool) -> None:
+        """Bytes differed from their digest: quarantined, unless it `is_last` of all and this was the first time."""
+        self._num_corrupt += 1
+        if is_last and self._num_corrupt < MAX_CORRUPT:
+            self.failed(reason, began_s, now_s)
+        else:
+            self.is_corrupt = True
+            self.quarantine(reason)
 
     def pace(self, now_s: float) -> float | None:
         """Recent bytes per second; None before the first piece. An overdue answer counts against it."""

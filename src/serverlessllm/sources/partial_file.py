@@ -24,7 +24,7 @@ from typing import Final
 import msgspec
 from blake3 import blake3
 
-from serverlessllm.errors import CapacityError, ConflictError, ModelLoadError, SllmError
+from serverlessllm.errors import ConflictError, DiskFullError, ModelLoadError, SllmError
 from serverlessllm.sources.base import Piece
 
 DIRECT_ALIGN_BYTES: Final = 4096
@@ -51,7 +51,7 @@ class PartialFile:
         """Begin, or go on where an earlier process was cut off: same size, same `identity` (revision, ETag).
 
         `pieces`: those that would be fetched, with their digests, for the check after a power cut. Raises:
-        CapacityError saying how much room is missing, before anything is written; ConflictError when another
+        DiskFullError saying how much room is missing, before anything is written; ConflictError when another
         process is at it; ModelLoadError when the directory cannot be written.
         """
         self.path = path
@@ -89,7 +89,7 @@ class PartialFile:
             return False
 
     def _reserve(self) -> None:
-        """Take all the room now. Raises: CapacityError with the shortage."""
+        """Take all the room now. Raises: DiskFullError with the shortage."""
         status = os.fstat(self._fd)
         room = os.fstatvfs(self._fd)
         missing = self.size - status.st_blocks * 512 - room.f_bavail * room.f_frsize
@@ -111,9 +111,9 @@ class PartialFile:
         if status.st_blocks == 0:
             self._part.unlink(missing_ok=True)
 
-    def _no_room(self, missing: int | None) -> CapacityError:
+    def _no_room(self, missing: int | None) -> DiskFullError:
         shortage = f"{missing} bytes are missing" if missing is not None else "the disk is full"
-        return CapacityError(
+        return DiskFullError(
             f"no room for {self.path} ({self.size} bytes): {shortage}; free some, e.g. with `sllm disk`",
             source="agent",
         )
@@ -184,7 +184,7 @@ class PartialFile:
             raise ModelLoadError(f"{self._part} was truncated by somebody else", source="agent")
 
     def write(self, piece: Piece, view: memoryview) -> None:
-        """Store the bytes of `piece`, then record it. Raises: CapacityError when the disk is full; ModelLoadError."""
+        """Store the bytes of `piece`, then record it. Raises: DiskFullError when the disk is full; ModelLoadError."""
         try:
             self._write_all(piece.offset, view)
             os.write(self._record_fd, _entry(piece.offset, piece.nbytes))

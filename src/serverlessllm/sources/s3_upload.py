@@ -37,9 +37,16 @@ class UploadReport:
 
 
 def upload_directory(
-    directory: Path, location: Location, access: Access, *, on_progress: OnUpload | None = None
+    directory: Path,
+    location: Location,
+    access: Access,
+    *,
+    is_trusted: bool = True,
+    on_progress: OnUpload | None = None,
 ) -> UploadReport:
     """Copy every file of `directory` to the S3 `location`, `model.idx` last. Blocks; safe to repeat.
+
+    A copy that is there already is left as it is, or, where it is not trusted, written over object by object.
 
     Raises: InvalidRequestError for another kind of location; CheckpointFormatError for a directory without
     `model.idx`; PermissionDeniedError, UnreachableError. Unfinished multipart uploads are aborted.
@@ -49,7 +56,7 @@ def upload_directory(
     if not (directory / INDEX_NAME).is_file():
         raise CheckpointFormatError(f"{directory} has no {INDEX_NAME}", param=INDEX_NAME)
     bucket = S3Bucket(location.root, access)
-    if _is_published(directory, bucket, location):
+    if is_trusted and _is_published(directory, bucket, location):
         return UploadReport(location.name, 0, was_published=True)
     files = sorted(
         (path for path in directory.rglob("*") if path.is_file()),

@@ -29,12 +29,14 @@ class IngestRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `source`: an absolute path on the service's machine; for `/ingest` also `hf://org/name[@revision]`,
     `s3://bucket/prefix` and http(s) URLs. `dtype` null keeps floats. `publish`: `s3://bucket/prefix` under which the
-    artifact is also stored, as `<revision>/`; null takes the service's `ingest.publish`.
+    artifact is also stored, as `<revision>/`; null takes the service's `ingest.publish`. `republish`: a copy that is
+    there already is not trusted but written anew.
     """
 
     source: str
     dtype: TargetDtype | None = None
     publish: str | None = None
+    republish: bool = False
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +53,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     dtype: TargetDtype | None = None
     publish: str | None = None
+    republish: bool = False
     created_at_s: float = 0.0
     phase: JobPhase | None = None
     done_bytes: int = 0

@@ -55,6 +55,13 @@ def test_bytes_that_were_here_before_are_asked_for_again_exactly() -> None:
     assert request_for(again).source == "hf://o/m@1"
 
 
+def test_published_copy_that_gave_nothing_right_is_written_anew() -> None:
+    lost = ModelRecord(
+        name="m", state="remote", engine="torch", source="/m", created_at_s=0.0, origins=["s3://b/r"]
+    )
+    assert request_for(lost).republish and not request_for(RECORD).republish
+
+
 def test_done_job_without_a_revision_is_an_error() -> None:
     with pytest.raises(ModelLoadError, match="no revision"):
         ready_fields(Job(id="j", state="done", source=""), Path("/a"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 
 import pytest
 from hypothesis import given, settings
@@ -66,6 +67,42 @@ def test_origin_that_only_lies_is_asked_no_more_than_once_per_worker() -> None:
     sink, report = run(liar, good)
     assert bytes(sink.buffer) == DATA and len(liar.reads) <= 4
     assert report.origins[0].num_corrupt == len(liar.reads)
+
+
+def test_no_more_pieces_are_under_way_than_the_width_allows() -> None:
+    under_way = [0]
+    most = [0]
+    lock = threading.Lock()
+
+    class Counted(ByteOrigin):
+        def read_into(self, offset: int, view: memoryview) -> int:
+            with lock:
+                under_way[0] += 1
+                most[0] = max(most[0], under_way[0])
+            count = super().read_into(offset, view)
+            with lock:
+                under_way[0] -= 1
+            return count
+
+    sink = ByteSink(len(DATA))
+    Download(pieces_of(DATA, PIECE), [Counted(DATA)], sink, num_workers=8, width=lambda: 2).run()
+    assert bytes(sink.buffer) == DATA
+    assert most[0] <= 2
+
+
+def test_last_origin_is_forgiven_one_bad_piece() -> None:
+    one = ByteOrigin(flipped(DATA, 5500), name="one")
+    one.trouble = lambda number: setattr(one, "data", DATA) if number == 6 else None
+    sink, report = run(one, num_workers=1)
+    assert bytes(sink.buffer) == DATA
+    assert (report.origins[0].num_corrupt, report.origins[0].closed) == (1, None)
+
+
+def test_last_origin_that_lies_again_is_given_up() -> None:
+    liar = ByteOrigin(flipped(DATA, 5500), name="liar")
+    with pytest.raises(CorruptDataError, match="liar: bytes 5000-5999 have digest"):
+        run(liar, num_workers=1)
+    assert liar.reads.count((5000, PIECE)) == 2
 
 
 def test_all_origins_bad_names_each_with_what_it_sent() -> None:

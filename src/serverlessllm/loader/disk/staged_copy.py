@@ -24,7 +24,7 @@ from serverlessllm.sources.partial_file import PartialFile
 
 
 class RoomMaker(Protocol):
-    """Makes sure that so many bytes may be written for this artifact. Raises: CapacityError."""
+    """Makes sure that so many bytes may be written for this artifact. Raises: DiskFullError."""
 
     def __call__(self, need_bytes: int) -> None: ...
 
@@ -52,15 +52,19 @@ class StagedCopy:
         """Whether any file is on its way."""
         return bool(self._partial or self._finished)
 
+    def is_in_place(self, file: str) -> bool:
+        """Whether the artifact has a file of this name, be it right or wrong."""
+        return (self._nvme.artifact_path(self._revision) / file).is_file()
+
     def resume(self, files: Sequence[str]) -> dict[str, tuple[Path, set[ChunkKey]]]:
         """What an earlier load left of `files`: file → (path to read from, chunks in it). Raises as `begin`."""
-        if not self._directory.is_dir():
+        if not files or not self._directory.is_dir():
             return {}
+        self._claim()
         found: dict[str, tuple[Path, set[ChunkKey]]] = {}
         for file in files:
             whole = self._directory / file
             if whole.is_file() and whole.stat().st_size == self._sizes[file]:
-                self._claim()
                 self._finished[file] = whole
                 found[file] = (whole, {(file, one.piece.offset) for one in self._placed(file)})
             elif self._part_path(file).is_file():
@@ -70,7 +74,7 @@ class StagedCopy:
         return found
 
     def begin(self, files: Sequence[str]) -> None:
-        """Take the room for these files. Raises: CapacityError; ConflictError when another process fetches them."""
+        """Take the room for these files. Raises: DiskFullError; ConflictError when another process fetches them."""
         new = [file for file in files if file not in self._partial]
         if not new:
             return
@@ -87,13 +91,13 @@ class StagedCopy:
             )
 
     def write(self, file: str, piece: Piece, view: memoryview) -> None:
-        """A verified chunk. Called by several threads. Raises: CapacityError, ModelLoadError."""
+        """A verified chunk. Called by several threads. Raises: DiskFullError, ModelLoadError."""
         self._partial[file].write(piece, view)
 
     def settle(self, region: memoryview, small_files: Mapping[str, bytes]) -> None:
         """Complete the files from the whole `region`, and put them into the artifact. Blocks on the disk.
 
-        `small_files`: all others of the artifact. What they replace is quarantined. Raises: CapacityError,
+        `small_files`: all others of the artifact. What they replace is quarantined. Raises: DiskFullError,
         ModelLoadError, OSError; then the artifact is as it was, and a later load goes on from here.
         """
         for file, partial in list(self._partial.items()):

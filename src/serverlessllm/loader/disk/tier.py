@@ -22,7 +22,7 @@ from typing import Final, Literal
 
 from serverlessllm.checkpoint import staging
 from serverlessllm.clock import Clock
-from serverlessllm.errors import CapacityError
+from serverlessllm.errors import DiskFullError
 from serverlessllm.loader.disk.record import NvmeRecord
 from serverlessllm.loader.evict import EvictionCandidate, choose_victims
 from serverlessllm.types import is_revision
@@ -102,7 +102,7 @@ class NvmeTier:
         """Make sure that `need_bytes` may be written for `revision`; returns what was evicted for it.
 
         Quarantined files go first, then copies that an origin can bring back (at `restore_rate` bytes/s) and
-        that nobody uses, least valuable first. Raises: CapacityError when that does not suffice; then no
+        that nobody uses, least valuable first. Raises: DiskFullError when that does not suffice; then no
         artifact was evicted.
         """
         if need_bytes <= self.room_bytes():
@@ -189,8 +189,8 @@ class NvmeTier:
             place for number in itertools.count() if not (place := aside / f"{stem}.{number}").exists()
         )
 
-    def _no_room(self, revision: str, need_bytes: int) -> CapacityError:
-        return CapacityError(
+    def _no_room(self, revision: str, need_bytes: int) -> DiskFullError:
+        return DiskFullError(
             f"revision {revision} needs {need_bytes} bytes of disk in {self.directory}, {max(0, self.room_bytes())} "
             "may be written and nothing more can be evicted; free some space (`sllm disk`), or raise "
             "loader.nvme_budget_bytes",

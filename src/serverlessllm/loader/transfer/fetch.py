@@ -2,11 +2,12 @@
 """From origins to the arena and the disk at once: each chunk is received in the region, verified, and written aside.
 
 Knows one artifact's files and origins; not the arena's room, nor who waits. Memory: none of its own, the region
-receives; `sources.download` may hold one piece per worker near the end.
+receives; `sources.download` may hold some pieces near the end, as many as all fetches of a node may together.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -19,10 +20,13 @@ from serverlessllm.loader.manifest import OriginOpener
 from serverlessllm.loader.plan import ChunkRead
 from serverlessllm.loader.report import SourceShare
 from serverlessllm.loader.transfer.arrivals import Arrivals
+from serverlessllm.loader.transfer.fetch_shares import FetchShare, FetchShares
 from serverlessllm.loader.transfer.pieces import placed
 from serverlessllm.sources.base import Piece, Source
 from serverlessllm.sources.download import Download, DownloadReport
 from serverlessllm.sources.striped import StripedSource
+
+_log = logging.getLogger(__name__)
 
 
 class RemoteFetch:
@@ -34,14 +38,21 @@ class RemoteFetch:
         open_origin: OriginOpener,
         staged: StagedCopy,
         *,
-        num_workers: int,
-        num_stripes: int = 1,
+        shares: FetchShares,
+        weight: float,
+        copies: threading.BoundedSemaphore,
+        num_chunks_at_once: int | None = None,
     ) -> None:
-        """`num_workers` requests are in flight; `num_stripes` of them are for the same chunk."""
+        """`weight` is its part of the node's connections among the fetches of `shares`; `copies` as `Download`'s.
+
+        `num_chunks_at_once`: so many chunks are on the way, each over several connections; None: one for each.
+        """
         self._origins = origins
         self._open_origin = open_origin
-        self._num_workers = max(1, num_workers // num_stripes)
-        self._num_stripes = min(num_stripes, num_workers)
+        self._shares_of_node = shares
+        self._weight = weight
+        self._copies = copies
+        self._num_stripes = 1 if num_chunks_at_once is None else max(1, shares.most // num_chunks_at_once)
         self._lock = threading.Lock()
         self._is_stopped = False
         self._download: Download | None = None
@@ -65,29 +76,35 @@ class RemoteFetch:
     def run(self, reads: Sequence[ChunkRead], region: memoryview, arrivals: Arrivals) -> None:
         """Fetch and verify `reads`, file by file in order; blocks. Returns early when stopped.
 
-        Raises: CapacityError before anything is fetched when the disk has no room; CorruptDataError when every
+        Raises: DiskFullError before anything is fetched when the disk has no room; CorruptDataError when every
         origin has wrong bytes, UnreachableError when none answers.
         """
         started_s = time.monotonic()
         files = list(dict.fromkeys(read.file for read in reads))
         self.staged.begin(files)
         try:
-            for file in files:
-                sink = _RegionSink(
-                    [read for read in reads if read.file == file], region, arrivals, self.staged, file
-                )
-                self._transfer(sink)
+            with self._shares_of_node.join(self._weight) as share:
+                for file in files:
+                    sink = _RegionSink(
+                        [read for read in reads if read.file == file], region, arrivals, self.staged, file
+                    )
+                    self._transfer(sink, share)
         finally:
             self.seconds += time.monotonic() - started_s
 
-    def _transfer(self, sink: _RegionSink) -> None:
+    def _transfer(self, sink: _RegionSink, share: FetchShare) -> None:
         with ExitStack() as cleanup:
             sources = self._open(sink.file, cleanup)
             with self._lock:
                 if self._is_stopped:
                     return
                 download = self._download = Download(
-                    sink.pieces, sources, sink, num_workers=self._num_workers
+                    sink.pieces,
+                    sources,
+                    sink,
+                    num_workers=max(1, self._shares_of_node.most // self._num_stripes),
+                    copies=self._copies,
+                    width=lambda: max(1, share.num_connections // self._num_stripes),
                 )
             try:
                 self._add_shares(download.run())
@@ -117,6 +134,8 @@ class RemoteFetch:
 
     def _add_shares(self, report: DownloadReport) -> None:
         for origin in report.origins:
+            if origin.num_corrupt:
+                _log.warning("%s sent %d wrong chunks", origin.name, origin.num_corrupt)
             old = self._shares.get(origin.name, SourceShare(origin.name, "remote", 0, 0.0))
             self._shares[origin.name] = SourceShare(
                 origin.name, "remote", old.nbytes + origin.nbytes, old.seconds + origin.busy_s
