@@ -14,7 +14,7 @@ the weights, so that a process snapshot or a change of weights is safe.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,10 +23,14 @@ from serverlessllm.wire.worker import Generate, ModelLayout, TokenEvent
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Mapped bytes of one revision; the engine makes views of `region` and never owns or writes them."""
+    """Mapped bytes of one revision; the engine makes views of `region` and never owns or writes them.
+
+    `extents` are the same bytes in the arena file, (offset, nbytes), for an engine that mapped all of it.
+    """
 
     region: memoryview
     layout: ModelLayout
+    extents: Sequence[tuple[int, int]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,5 +86,8 @@ class Engine(Protocol):
         """Advance the running requests by at most one id each, admitting queued ones first. Never blocks on input."""
 
 
-EngineFactory = Callable[[str, int], Engine]
-"""(dtype, num_threads) → engine; called in the worker, after the fork."""
+class EngineFactory(Protocol):
+    """Makes an engine in the worker, after the fork."""
+
+    def __call__(self, dtype: str, num_threads: int, device: str = "cpu", arena_path: str = "") -> Engine:
+        """`arena_path` is what an engine on a GPU may page-lock; empty: nothing."""

@@ -125,7 +125,7 @@ class Worker:
         region = _map_region(self._region_fd, attach.extents)
         mapped_s = time.perf_counter()
         report = self._engine.attach_weights(
-            Weights(region, attach.layout),
+            Weights(region, attach.layout, attach.extents),
             EngineLimits(attach.max_num_seqs, attach.max_model_len_tokens, attach.kv_cache_bytes),
             attach.options,
         )

@@ -8,6 +8,7 @@ side by side, so that the weights are read once for both. `scheduler.py` decides
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -16,13 +17,16 @@ import torch
 
 from serverlessllm.clock import Clock, SystemClock
 from serverlessllm.engine.base import BindReport, EngineLimits, Weights
+from serverlessllm.engine.host_arena import HostArena, HostRegion
 from serverlessllm.engine.llama.batch import build_batch
 from serverlessllm.engine.llama.block_chain import BLOCK_TOKENS, num_blocks_for
 from serverlessllm.engine.llama.block_pool import BlockPool
 from serverlessllm.engine.llama.block_store import BlockStore, block_bytes, default_bytes
 from serverlessllm.engine.llama.block_table import BlockTable
 from serverlessllm.engine.llama.config import LlamaConfig
+from serverlessllm.engine.llama.device_weights import DeviceWeights
 from serverlessllm.engine.llama.kv_cache import KvCache
+from serverlessllm.engine.llama.kv_memory import CPU
 from serverlessllm.engine.llama.model import LlamaModel
 from serverlessllm.engine.llama.priming import prime_kernels
 from serverlessllm.engine.llama.region import RegionTensors
@@ -32,7 +36,7 @@ from serverlessllm.engine.llama.sampling.logprobs import RowLogprobs
 from serverlessllm.engine.llama.sampling.sampler import Sampler
 from serverlessllm.engine.llama.scheduler import Scheduler, Step
 from serverlessllm.engine.llama.sequence import Sequence
-from serverlessllm.engine.llama.weights import read_weights
+from serverlessllm.engine.llama.weights import LlamaWeights, read_weights
 from serverlessllm.errors import EngineError, InvalidRequestError
 from serverlessllm.wire.worker import Generate, TokenEvent, TokenLogprobs
 
@@ -40,13 +44,17 @@ _DTYPES: Final = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 class LlamaEngine:
-    """`engine.base.Engine` for Llama, Qwen2 and Qwen3 on the CPU. Not thread-safe: one thread calls everything."""
+    """`engine.base.Engine` for Llama, Qwen2 and Qwen3. Not thread-safe: one thread calls everything."""
 
     name: str = "torch"
 
-    def __init__(self, dtype: str, clock: Clock) -> None:
+    def __init__(self, dtype: str, clock: Clock, device: torch.device = CPU, arena_path: str = "") -> None:
+        """`arena_path` is page-locked by `prime` where `device` is a GPU."""
         if dtype not in _DTYPES:
             raise EngineError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}", param="dtype")
+        self._device = device
+        self._arena_path = arena_path
+        self._arena: HostArena | None = None
         self.dtype: str = dtype
         self._torch_dtype = _DTYPES[dtype]
         self._clock = clock
@@ -55,8 +63,15 @@ class LlamaEngine:
         self._num_added = 0
 
     def prime(self) -> None:
-        """Warm allocator, thread pool and kernels (~0.2 s, once per process)."""
-        prime_kernels(self._torch_dtype)
+        """Warm allocator, thread pool and kernels (~0.2 s, once per process); on a GPU, page-lock the arena too.
+
+        Raises: EngineError when the arena cannot be page-locked.
+        """
+        prime_kernels(self._torch_dtype, self._device)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+            if self._arena_path and self._arena is None:
+                self._arena = HostArena.open(Path(self._arena_path))
 
     @torch.inference_mode()
     def attach_weights(self, weights: Weights, limits: EngineLimits, options: dict[str, float]) -> BindReport:
@@ -69,11 +84,13 @@ class LlamaEngine:
             raise EngineError("weights are attached already; detach them first")
         if limits.max_num_seqs < 1:
             raise EngineError("max_num_seqs must be at least 1", param="max_num_seqs")
-        self._bound = bound = _Bound(weights, limits, self._torch_dtype)
+        self._bound = bound = _Bound(weights, limits, self._torch_dtype, self._device, self._arena)
         return BindReport(bound.max_model_len_tokens, bound.copied_bytes)
 
     def detach_weights(self) -> None:
         """Drop every view and every request; afterwards nothing here exports the region's buffer."""
+        if self._bound is not None:
+            self._bound.finish_copies()
         self._bound = None
         self._is_quiesced = False
 
@@ -160,7 +177,7 @@ class LlamaEngine:
             [sequence.as_prompt(num_tokens) for sequence, num_tokens in step.chunks],
             self._torch_dtype,
         )
-        logits: npt.NDArray[np.float32] = bound.model.forward(batch).float().numpy()
+        logits: npt.NDArray[np.float32] = bound.model.forward(batch.to(self._device)).float().cpu().numpy()
         for sequence in step.decodes:
             sequence.advance(1)
         for sequence, num_tokens in step.chunks:
@@ -176,29 +193,57 @@ class LlamaEngine:
 class _Bound:
     """What exists only while weights are attached."""
 
-    def __init__(self, weights: Weights, limits: EngineLimits, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        limits: EngineLimits,
+        dtype: torch.dtype,
+        device: torch.device,
+        arena: HostArena | None,
+    ) -> None:
         self.config = config = LlamaConfig.parse(weights.layout.architecture)
         own = config.max_position_tokens
         self.max_model_len_tokens = min(limits.max_model_len_tokens or own, own)
-        num_blocks = _num_blocks(config, limits.kv_cache_bytes, dtype)
+        self._arriving: DeviceWeights | None = None
+        llama_weights = self._place(weights, dtype, device, arena)
+        num_blocks = _num_blocks(config, limits.kv_cache_bytes, dtype, device)
         self.max_model_len_tokens = min(self.max_model_len_tokens, num_blocks * BLOCK_TOKENS)
-        tensors = RegionTensors(weights, dtype)
-        llama_weights = read_weights(config, tensors)
-        self.copied_bytes = tensors.copied_bytes
         # Whole blocks: a window is as long as the blocks of its sequence.
         window_tokens = num_blocks_for(self.max_model_len_tokens) * BLOCK_TOKENS
-        cache = KvCache(config, limits.max_num_seqs, window_tokens, dtype)
+        cache = KvCache(config, limits.max_num_seqs, window_tokens, dtype, device)
         self.pool = BlockPool(num_blocks)
-        self.store = BlockStore(config, num_blocks, cache, dtype)
+        self.store = BlockStore(config, num_blocks, cache, dtype, device)
         self.scheduler = Scheduler(self.pool, cache, limits.max_num_seqs)
-        rope = RopeTable(config.rope, config.head_dim, self.max_model_len_tokens, dtype)
+        rope = RopeTable(config.rope, config.head_dim, self.max_model_len_tokens, dtype, device)
         self.model = LlamaModel(config, llama_weights, cache, rope)
         self.sampler = Sampler(config.vocab_size)
 
+    def finish_copies(self) -> None:
+        """Block until no copy reads the region any more."""
+        if self._arriving is not None:
+            self._arriving.finish()
 
-def _num_blocks(config: LlamaConfig, kv_cache_bytes: int, dtype: torch.dtype) -> int:
+    def _place(
+        self, weights: Weights, dtype: torch.dtype, device: torch.device, arena: HostArena | None
+    ) -> LlamaWeights:
+        """Views of the region on the CPU, copies of it on a GPU."""
+        if device.type == "cpu":
+            tensors = RegionTensors(weights, dtype)
+            llama_weights = read_weights(self.config, tensors)
+            self.copied_bytes = tensors.copied_bytes
+            return llama_weights
+        source = HostRegion(weights.region) if arena is None else arena.region(weights.extents)
+        self._arriving = DeviceWeights(self.config, source, weights.layout, dtype, device)
+        self.copied_bytes = self._arriving.copied_bytes
+        return self._arriving.weights
+
+
+def _num_blocks(config: LlamaConfig, kv_cache_bytes: int, dtype: torch.dtype, device: torch.device) -> int:
     """Blocks of one replica. Raises: EngineError when not one fits."""
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if device.type == "cpu":
+        memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    else:
+        memory_bytes, _ = torch.cuda.mem_get_info(device)
     one_bytes = block_bytes(config, dtype)
     num_blocks = (kv_cache_bytes or default_bytes(memory_bytes)) // one_bytes
     if num_blocks < 1:
@@ -226,13 +271,19 @@ def _sample(
     return events
 
 
-def create(dtype: str, num_threads: int) -> LlamaEngine:
+def create(dtype: str, num_threads: int, device: str = "cpu", arena_path: str = "") -> LlamaEngine:
     """The engine's factory. Sets the process's compute threads; call it after the fork.
 
-    `dtype`: bfloat16 or float32. `num_threads` at least 1.
-    Raises: EngineError for another dtype or no thread.
+    `dtype`: bfloat16 or float32. `num_threads` at least 1. `device`: cpu or cuda.
+    Raises: EngineError for another dtype, no thread, or no such device.
     """
     if num_threads < 1:
         raise EngineError(f"num_threads must be at least 1, not {num_threads}", param="num_threads")
     torch.set_num_threads(num_threads)
-    return LlamaEngine(dtype, SystemClock())
+    if device != "cpu" and not torch.cuda.is_available():
+        raise EngineError(
+            f"engine.device is {device!r} and torch {torch.__version__} finds none; install a CUDA build and "
+            "driver, or set engine.device to cpu",
+            param="device",
+        )
+    return LlamaEngine(dtype, SystemClock(), torch.device(device), arena_path)

@@ -8,13 +8,13 @@ fused matrix do not lie back to back, a copy is made and counted.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Final
 
 import torch
 
 from serverlessllm.engine.base import Weights
+from serverlessllm.engine.host_arena import as_bytes
 from serverlessllm.errors import CheckpointFormatError, UnsupportedCheckpointError
 from serverlessllm.wire.worker import TensorSlice
 
@@ -29,8 +29,9 @@ _DTYPES: Final = {
 class RegionTensors:
     """Looks up tensors by name in one attached region; `copied_bytes` counts what could not be a view."""
 
-    def __init__(self, weights: Weights, dtype: torch.dtype) -> None:
-        self._region = weights.region
+    def __init__(self, weights: Weights, dtype: torch.dtype, *, copied: torch.Tensor | None = None) -> None:
+        """`copied`: the bytes that the layout describes, (nbytes,) uint8, where they are a copy of the region."""
+        self._region = as_bytes(weights.region) if copied is None else copied
         self._dtype = dtype
         self._slices = {tensor.name: tensor for tensor in weights.layout.tensors}
         self._aliases = weights.layout.aliases
@@ -79,7 +80,7 @@ class RegionTensors:
             raise UnsupportedCheckpointError(problem, param=entry.name, source="engine")
         size = dtype.itemsize
         end = offset + math.prod(shape) * size
-        if offset < 0 or offset % size or end > len(self._region):
+        if offset < 0 or offset % size or end > self._region.numel():
             raise _malformed(
                 entry.name, f"bytes {offset}..{end} do not lie in the region, or are not aligned"
             )
@@ -88,12 +89,8 @@ class RegionTensors:
     def _base(self, dtype: torch.dtype) -> torch.Tensor:
         base = self._bases.get(dtype)
         if base is None:
-            count = len(self._region) // dtype.itemsize
-            with warnings.catch_warnings():
-                # The mapping is read-only and nothing here writes weights; torch cannot express that.
-                warnings.filterwarnings("ignore", message="The given buffer is not writable")
-                base = torch.frombuffer(self._region, dtype=dtype, count=count)
-            self._bases[dtype] = base
+            whole = self._region.numel() // dtype.itemsize * dtype.itemsize
+            base = self._bases[dtype] = self._region[:whole].view(dtype)
         return base
 
     def _converted(self, view: torch.Tensor) -> torch.Tensor:

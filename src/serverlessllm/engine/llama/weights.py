@@ -6,6 +6,7 @@ Shapes: matrices are (out_features, in_features). q, k, v are one matrix, and so
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,25 +38,36 @@ class LlamaWeights:
     """All weights. `head` is `embedding` itself where they are tied."""
 
     embedding: torch.Tensor
-    layers: tuple[LayerWeights, ...]
+    layers: Sequence[LayerWeights]
     final_norm: RmsNorm
     head: torch.Tensor
 
 
 def read_weights(config: LlamaConfig, tensors: RegionTensors) -> LlamaWeights:
     """Raises: CheckpointFormatError naming a tensor that is missing or of another shape than `config` says."""
+    return complete_weights(
+        config, tensors, [read_layer(config, tensors, index) for index in range(config.num_layers)]
+    )
+
+
+def complete_weights(
+    config: LlamaConfig, tensors: RegionTensors, layers: Sequence[LayerWeights]
+) -> LlamaWeights:
+    """All that is not in `layers`, read around them. Raises as `read_weights`."""
     embedding = tensors.tensor("model.embed_tokens.weight", (config.vocab_size, config.hidden_size))
     is_tied = config.tied_head or "lm_head.weight" not in tensors
     head = embedding if is_tied else tensors.tensor("lm_head.weight", (config.vocab_size, config.hidden_size))
     return LlamaWeights(
         embedding=embedding,
-        layers=tuple(_layer(config, tensors, f"model.layers.{i}.") for i in range(config.num_layers)),
+        layers=layers,
         final_norm=_norm(config, tensors, "model.norm.weight"),
         head=head,
     )
 
 
-def _layer(config: LlamaConfig, tensors: RegionTensors, prefix: str) -> LayerWeights:
+def read_layer(config: LlamaConfig, tensors: RegionTensors, index: int) -> LayerWeights:
+    """One block's weights. Raises as `read_weights`."""
+    prefix = f"model.layers.{index}."
     hidden, ffn = config.hidden_size, config.intermediate_size
     q_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     attention = f"{prefix}self_attn."
