@@ -148,6 +148,12 @@ class EngineConfig:
         "Compute dtype; auto takes bfloat16 where this CPU is measured faster with it.",
         choices=("auto", "bfloat16", "float32"),
     )
+    device: str = setting(
+        "cpu",
+        "Where `torch` computes. cuda: one GPU; its waiting slots page-lock the whole arena, so give that its "
+        "budget in real memory.",
+        choices=("cpu", "cuda"),
+    )
     max_num_seqs: int = setting(8, "Requests decoded together per replica.", low=1, high=1024)
     max_model_len_tokens: int = setting(0, "Context limit; 0 takes the model's own.", low=0)
     kv_cache_bytes: int = setting(

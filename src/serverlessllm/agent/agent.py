@@ -100,7 +100,7 @@ class Agent:
             config.sources, source_environment(), allow_private_urls=config.ingest.allow_private_urls
         )
         arena = await asyncio.to_thread(Arena.open, data_path / "arena", config.arena, clock=self._clock)
-        slots = SlotPool(data_path / "run", config.engine, self.engines)
+        slots = SlotPool(data_path / "run", config.engine, self.engines, arena.path)
         try:
             await slots.start()
         except BaseException:

@@ -63,7 +63,7 @@ class Arena:
         # Extents that no region holds but a worker of a dead agent still pins: they wait for its end.
         self._stray = {i for i in range(-(-file.size_bytes // self.extent_bytes)) if i not in held}
         self._pool = ExtentPool(())
-        self._collect_stray()
+        self._collect_stray(is_opening=True)
 
     @classmethod
     def open(cls, directory: Path, config: ArenaConfig, *, clock: Clock | None = None) -> Arena:
@@ -306,10 +306,15 @@ class Arena:
         mapping = self._file.map(extents)
         return Region(revision, nbytes, extents, mapping=mapping, last_used_s=self._clock.monotonic_s())
 
-    def _collect_stray(self) -> None:
-        """Punch stray extents whose pins are gone; those inside the budget become free."""
+    def _collect_stray(self, *, is_opening: bool = False) -> None:
+        """Stray extents whose pins are gone become free inside the budget, and go back to the system beyond it.
+
+        Later than at the opening those inside keep their pages: slots on a GPU may have page-locked them.
+        """
         gone = {i for i in self._stray if not self._file.is_pinned([self._file.extent(range(i, i + 1))])}
-        for run in runs(gone):
+        free = {i for i in gone if i < self._file.num_extents}
+        punched = gone if is_opening else gone - free
+        for run in runs(punched):
             self._file.punch(self._file.extent(run))
         self._stray -= gone
-        self._pool.give((i for i in gone if i < self._file.num_extents), touched=False)
+        self._pool.give(free, touched=not is_opening)

@@ -14,7 +14,7 @@ the weights, so that a process snapshot or a change of weights is safe.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -25,6 +25,7 @@ from serverlessllm.wire.worker import Generate, ModelLayout, TokenEvent
 class Weights:
     """Mapped bytes of one revision; the engine makes views of `region` and never owns or writes them.
 
+    `extents` are the same bytes in the arena file, (offset, nbytes), for an engine that mapped all of it.
     `shards` are (offset, nbytes) in order of arrival, the first `num_ready` of them whole; what lies in the others
     must not be read before `StreamingEngine.shards_arrived` says so. No shards: all is there.
     """
@@ -33,6 +34,7 @@ class Weights:
     layout: ModelLayout
     shards: Sequence[tuple[int, int]] = ()
     num_ready: int = 0
+    extents: Sequence[tuple[int, int]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,10 @@ class StreamingEngine(Protocol):
     `has_work` is false while that is nothing. Everything is answered as if all had been there from the start.
     """
 
+    @property
+    def can_stream(self) -> bool:
+        """False where it takes whole weights only."""
+
     def shards_arrived(self, num_shards: int) -> None:
         """The first `num_shards` are whole and may be read."""
 
@@ -117,5 +123,8 @@ class BlockReporter(Protocol):
         """Names of blocks that the last `step` made findable, and of those that it gave up."""
 
 
-EngineFactory = Callable[[str, int], Engine]
-"""(dtype, num_threads) → engine; called in the worker, after the fork."""
+class EngineFactory(Protocol):
+    """Makes an engine in the worker, after the fork."""
+
+    def __call__(self, dtype: str, num_threads: int, device: str = "cpu", arena_path: str = "") -> Engine:
+        """`arena_path` is what an engine on a GPU may page-lock; empty: nothing."""

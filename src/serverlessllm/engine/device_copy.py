@@ -4,19 +4,19 @@
 One stream, because copies of one direction share one engine of the device: more streams only mix shards up, and the
 first block would wait for the last. Copies are asynchronous where the region is page-locked
 (`host_registration.py`). On the CPU the same code copies at once; that is how it is tested here.
-Knows rectangles (`copy_plan.py`); not what the tensors mean.
+Knows bytes and rectangles (`device_layout.py`); not what the tensors mean.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 import torch
 
 from serverlessllm.engine.copy_plan import CopyRectangle
-from serverlessllm.errors import UnsupportedCheckpointError
+from serverlessllm.engine.device_layout import DeviceLayout, PlacedCopy, byte_runs
+from serverlessllm.engine.host_arena import HostBytes
+from serverlessllm.errors import EngineError, UnsupportedCheckpointError
 
 TORCH_DTYPES: Final = {
     "f64": torch.float64,
@@ -95,29 +95,34 @@ class CudaCopyStream:
 
 
 class DeviceCopy:
-    """One model's way to one device. `tensors` is filled shard by shard; wait for a shard before you use them."""
+    """One model's way to one device. `buffer` is filled shard by shard; wait for a shard before you use its part."""
 
     def __init__(
         self,
-        region: memoryview,
-        shards: Mapping[str, Sequence[CopyRectangle]],
+        source: HostBytes,
+        plan: DeviceLayout,
         device: torch.device,
         *,
         stream: CopyStream | None = None,
     ) -> None:
-        """`region` must outlive the copies: `finish` before it is unmapped. `shards` as from `plan_copies`.
+        """Allocates all of the model. The source must outlive the copies: `finish` before it is unmapped.
 
-        Raises: UnsupportedCheckpointError for a dtype that torch does not have.
+        Raises: UnsupportedCheckpointError for a dtype that torch does not have; EngineError when the device lacks
+        the memory.
         """
-        for rectangles in shards.values():
-            for rectangle in rectangles:
-                _torch_dtype(rectangle)
-        self._region = region
-        self._shards = shards
-        self._device = device
+        for copies in plan.shards.values():
+            for copy in copies:
+                _torch_dtype(copy.rectangle)
+        self._source = source
+        self._plan = plan
         self._stream = stream or (CudaCopyStream(device) if device.type == "cuda" else ImmediateStream())
         self._events: dict[str, CopyEvent] = {}
-        self.tensors: dict[str, torch.Tensor] = {}
+        try:
+            self.buffer = torch.empty(plan.nbytes, dtype=torch.uint8, device=device)
+        except torch.OutOfMemoryError as error:
+            raise EngineError(
+                f"{device} lacks the {plan.nbytes} bytes of the model; let another one sleep, or use a larger device"
+            ) from error
         self.copied_bytes = 0
 
     def copy_shard(self, shard: str) -> None:
@@ -127,12 +132,15 @@ class DeviceCopy:
         """
         if shard in self._events:
             return
-        for rectangle in self._shards[shard]:
-            source = source_view(self._region, rectangle)
-            target = torch.empty(source.shape, dtype=source.dtype, device=self._device)
-            self._stream.copy(target, source)
-            self.tensors[rectangle.name] = target.view(rectangle.target_shape)
-            self.copied_bytes += rectangle.nbytes
+        runs, strided = byte_runs(self._plan.shards[shard])
+        for run in runs:
+            at = run.target_offset
+            for piece in self._source.pieces(run.source_offset, run.nbytes):
+                self._stream.copy(self.buffer[at : at + piece.numel()], piece)
+                at += piece.numel()
+            self.copied_bytes += run.nbytes
+        for copy in strided:
+            self._copy_rectangle(copy)
         self._events[shard] = self._stream.record()
 
     def wait(self, shard: str) -> None:
@@ -144,19 +152,32 @@ class DeviceCopy:
         for event in self._events.values():
             event.synchronize()
 
+    def _copy_rectangle(self, copy: PlacedCopy) -> None:
+        """Row by row where the rows' bytes lie in several pieces, else as one strided copy."""
+        rectangle = copy.rectangle
+        dtype = _torch_dtype(rectangle)
+        num_rows, width = rectangle.rows[1] - rectangle.rows[0], rectangle.columns[1] - rectangle.columns[0]
+        target = self.buffer[copy.target_offset : copy.target_offset + rectangle.nbytes].view(dtype)
+        target = target.view(num_rows, width)
+        row_bytes = rectangle.num_columns * rectangle.item_nbytes
+        start = rectangle.source_offset + rectangle.rows[0] * row_bytes
+        pieces = self._source.pieces(start, num_rows * row_bytes)
+        if len(pieces) == 1:
+            rows = pieces[0].view(dtype).view(num_rows, rectangle.num_columns)
+            self._stream.copy(target, rows[:, slice(*rectangle.columns)])
+        else:
+            self._copy_scattered(copy, start + rectangle.columns[0] * rectangle.item_nbytes, row_bytes)
+        self.copied_bytes += rectangle.nbytes
 
-def source_view(region: memoryview, rectangle: CopyRectangle) -> torch.Tensor:
-    """The rectangle as a view of the region, (rows, columns); no byte is copied."""
-    dtype = _torch_dtype(rectangle)
-    num_rows = rectangle.shape[0] if rectangle.shape else 1
-    with warnings.catch_warnings():
-        # The region is mapped read-only, which torch cannot express; nothing writes through this view.
-        warnings.filterwarnings("ignore", message="The given buffer is not writable")
-        flat = torch.frombuffer(
-            region, dtype=dtype, count=num_rows * rectangle.num_columns, offset=rectangle.source_offset
-        )
-    matrix = flat.view(num_rows, rectangle.num_columns)
-    return matrix[slice(*rectangle.rows), slice(*rectangle.columns)]
+    def _copy_scattered(self, copy: PlacedCopy, first_byte: int, row_bytes: int) -> None:
+        at = copy.target_offset
+        end = at + copy.rectangle.nbytes
+        width_bytes = (copy.rectangle.columns[1] - copy.rectangle.columns[0]) * copy.rectangle.item_nbytes
+        while at < end:
+            for piece in self._source.pieces(first_byte, width_bytes):
+                self._stream.copy(self.buffer[at : at + piece.numel()], piece)
+                at += piece.numel()
+            first_byte += row_bytes
 
 
 def _torch_dtype(rectangle: CopyRectangle) -> torch.dtype:

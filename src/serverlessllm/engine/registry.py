@@ -21,10 +21,11 @@ class EngineSpec:
     """Where one kind of engine lives, as `module:attribute`.
 
     `dtype_choice` is None where all dtypes cost the same; `distribution` is the installed package whose
-    version decides how fast a dtype is.
+    version decides how fast a dtype is. `devices`: whether it computes on one, and so on a GPU too.
     """
 
     factory: str
+    devices: bool = False
     dtype_choice: str | None = None
     distribution: str = "serverlessllm"
 
@@ -34,6 +35,7 @@ ENGINES: Final[Mapping[EngineKind, EngineSpec]] = {
         factory="serverlessllm.engine.llama.engine:create",
         dtype_choice="serverlessllm.engine.llama.dtype_choice:choose_dtype",
         distribution="torch",
+        devices=True,
     ),
     "simulated": EngineSpec(factory="serverlessllm.engine.simulated.engine:create"),
 }

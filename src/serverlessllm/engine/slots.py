@@ -23,9 +23,12 @@ from serverlessllm.types import EngineKind
 class SlotPool:
     """Primed workers of several kinds. What was measured on this machine is kept in `run_dir`'s parent."""
 
-    def __init__(self, run_dir: Path, config: EngineConfig, kinds: Sequence[EngineKind]) -> None:
+    def __init__(
+        self, run_dir: Path, config: EngineConfig, kinds: Sequence[EngineKind], arena_path: Path | None = None
+    ) -> None:
+        """`arena_path` is the file that slots on a GPU page-lock while they wait."""
         self._run_dir = run_dir.absolute()
-        self._kinds = {kind: KindPool(kind, self._run_dir, config) for kind in kinds}
+        self._kinds = {kind: KindPool(kind, self._run_dir, config, arena_path) for kind in kinds}
 
     async def start(self) -> None:
         """Start a zygote per kind and fill the pools in the background: `acquire` may be called at once.

@@ -43,9 +43,11 @@ class KindState:
 class KindPool:
     """Slots of one kind: `start`, then `acquire` and `discard`, then `stop`. One event loop, no locks."""
 
-    def __init__(self, kind: EngineKind, run_dir: Path, config: EngineConfig) -> None:
+    def __init__(
+        self, kind: EngineKind, run_dir: Path, config: EngineConfig, arena_path: Path | None = None
+    ) -> None:
         self._num_wanted = config.slots
-        self._maker = SlotMaker(kind, run_dir, config, self)
+        self._maker = SlotMaker(kind, run_dir, config, self, arena_path)
         self._primed: deque[Slot] = deque()
         self._bound: dict[str, Slot] = {}
         self._waiters: deque[asyncio.Future[Slot]] = deque()

@@ -75,8 +75,17 @@ class _Life:
 class SlotMaker:
     """One zygote, again and again, and the workers that it forks."""
 
-    def __init__(self, kind: EngineKind, run_dir: Path, config: EngineConfig, events: PoolEvents) -> None:
+    def __init__(
+        self,
+        kind: EngineKind,
+        run_dir: Path,
+        config: EngineConfig,
+        events: PoolEvents,
+        arena_path: Path | None = None,
+    ) -> None:
         self.kind = kind
+        self._device = config.device if ENGINES[kind].devices else "cpu"
+        self._arena_path = "" if arena_path is None else str(arena_path)
         self.dtype: str | None = None
         self.num_restarts = 0
         self._run_dir = run_dir
@@ -120,7 +129,7 @@ class SlotMaker:
         self._lives[slot_id] = life
         try:
             life.make_directory()
-            pid = await zygote.fork(Fork(slot_id, str(life.directory), self.dtype, self._num_threads))
+            pid = await zygote.fork(self._fork(slot_id, life.directory, self.dtype))
         except EngineError:
             self._bury(slot_id)
             raise
@@ -133,6 +142,9 @@ class SlotMaker:
             detail = life.last_words or error.message
             raise EngineError(f"no {self.kind} worker could be made: {detail}") from error
         return life.slot
+
+    def _fork(self, slot_id: str, directory: Path, dtype: str) -> Fork:
+        return Fork(slot_id, str(directory), dtype, self._num_threads, self._device, self._arena_path)
 
     async def end(self, slot: Slot) -> None:
         """Kill a worker; returns when its process, its pin on the arena and its files are gone. Idempotent."""
@@ -181,6 +193,8 @@ class SlotMaker:
             return self._config.dtype
         if ENGINES[self.kind].dtype_choice is None:
             return "float32"
+        if self._device != "cpu":
+            return "bfloat16"
         profile = NodeProfile(self._run_dir.parent)
         key = machine_key(self.kind, self._num_threads)
         dtype = profile.dtype(key)

@@ -65,7 +65,7 @@ def serve(listener: socket.socket, engine: Engine) -> None:
     connection = AgentConnection.accept(listener)
     listener.close()
     try:
-        streams = isinstance(engine, StreamingEngine)
+        streams = isinstance(engine, StreamingEngine) and engine.can_stream
         connection.send(Hello(WIRE_VERSION, os.getpid(), engine.name, engine.dtype, primed_ms, streams))
         Worker(connection, engine).run()
     except AgentGoneError:
@@ -153,7 +153,7 @@ class Worker:
         region = _map_region(self._region_fd, attach.extents)
         mapped_s = time.perf_counter()
         report = self._engine.attach_weights(
-            Weights(region, attach.layout, attach.shards, attach.num_ready),
+            Weights(region, attach.layout, attach.shards, attach.num_ready, attach.extents),
             EngineLimits(attach.max_num_seqs, attach.max_model_len_tokens, attach.kv_cache_bytes),
             attach.options,
         )

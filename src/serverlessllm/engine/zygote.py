@@ -151,7 +151,8 @@ class Zygote:
         self._selector.close()
         self._control.close()
         close_descriptors(keep=[listener.fileno()])
-        serve(listener, self._factory(command.dtype, command.num_threads))
+        engine = self._factory(command.dtype, command.num_threads, command.device, command.arena_path)
+        serve(listener, engine)
 
     def _choose_dtype(self, command: ChooseDtype) -> None:
         started_s = time.perf_counter()

@@ -18,12 +18,17 @@ MAX_PACKET_BYTES: Final = 64 << 10
 
 
 class Fork(msgspec.Struct, frozen=True, tag="fork"):
-    """Agent → zygote: start a worker that listens in `directory` and computes in `dtype`."""
+    """Agent → zygote: start a worker that listens in `directory` and computes in `dtype` on `device`.
+
+    A worker on a GPU page-locks the arena file `arena_path` while it waits; empty: there is none.
+    """
 
     slot_id: str
     directory: str
     dtype: str
     num_threads: int
+    device: str = "cpu"
+    arena_path: str = ""
 
 
 class ChooseDtype(msgspec.Struct, frozen=True, tag="choose_dtype"):

@@ -8,7 +8,7 @@ after the other; then padding. So every matrix of the model is read once for all
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -87,6 +87,25 @@ class ForwardBatch:
     decode_runs: tuple[DecodeRun, ...]
     prompt_runs: tuple[PromptRun, ...]
     last_rows: torch.Tensor | None
+
+    def to(self, device: torch.device) -> ForwardBatch:
+        """The same on a device; itself on the CPU. Laid out on the CPU and moved: a handful of small copies."""
+        if device.type == "cpu":
+            return self
+        return replace(
+            self,
+            token_ids=self.token_ids.to(device),
+            positions=self.positions.to(device),
+            slots=self.slots.to(device),
+            cached_positions=self.cached_positions.to(device),
+            decode_runs=tuple(replace(run, mask=_moved(run.mask, device)) for run in self.decode_runs),
+            prompt_runs=tuple(replace(run, mask=_moved(run.mask, device)) for run in self.prompt_runs),
+            last_rows=_moved(self.last_rows, device),
+        )
+
+
+def _moved(tensor: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
+    return None if tensor is None else tensor.to(device)
 
 
 def padded_rows(num_rows: int) -> int:

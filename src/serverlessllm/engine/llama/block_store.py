@@ -16,23 +16,27 @@ import torch
 
 from serverlessllm.engine.llama.block_chain import BLOCK_TOKENS
 from serverlessllm.engine.llama.config import LlamaConfig
-from serverlessllm.engine.llama.kv_cache import KvCache, reserve
+from serverlessllm.engine.llama.kv_cache import KvCache
+from serverlessllm.engine.llama.kv_memory import CPU, KvMemory
 
 _DEFAULT_SHARE: Final = 1 / 32
 _MIN_DEFAULT_BYTES: Final = 256 << 20
 
 
 class BlockStore:
-    """Memory of shape (num_blocks, num_layers, 2, num_kv_heads, BLOCK_TOKENS, head_dim).
+    """Memory of shape (num_blocks, num_layers, 2, num_kv_heads, BLOCK_TOKENS, head_dim)."""
 
-    A page is committed once it is written.
-    """
-
-    def __init__(self, config: LlamaConfig, num_blocks: int, cache: KvCache, dtype: torch.dtype) -> None:
-        """`cache` holds the windows that blocks are copied from and to."""
+    def __init__(
+        self,
+        config: LlamaConfig,
+        num_blocks: int,
+        cache: KvCache,
+        dtype: torch.dtype,
+        device: torch.device = CPU,
+    ) -> None:
+        """`cache` holds the windows that blocks are copied from and to, on the same device."""
         shape = (num_blocks, config.num_layers, 2, config.num_kv_heads, BLOCK_TOKENS, config.head_dim)
-        memory = reserve(num_blocks * block_bytes(config, dtype))
-        self._blocks = torch.frombuffer(memory, dtype=dtype).view(-1)[: _product(shape)].view(shape)
+        self._blocks = KvMemory(num_blocks * block_bytes(config, dtype), device).as_tensor(shape, dtype)
         self._cache = cache
 
     def save(self, block: int, slot: int, index: int) -> None:
@@ -55,10 +59,3 @@ def block_bytes(config: LlamaConfig, dtype: torch.dtype) -> int:
 def default_bytes(memory_bytes: int) -> int:
     """What the blocks of one replica may take where nothing is configured: several replicas share a machine."""
     return max(_MIN_DEFAULT_BYTES, int(memory_bytes * _DEFAULT_SHARE) // mmap.PAGESIZE * mmap.PAGESIZE)
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    product = 1
-    for size in shape:
-        product *= size
-    return product

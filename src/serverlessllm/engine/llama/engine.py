@@ -9,6 +9,8 @@ arriving, `layer_stream.py` does.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -17,13 +19,16 @@ import torch
 
 from serverlessllm.clock import Clock, SystemClock
 from serverlessllm.engine.base import BindReport, EngineLimits, Weights
+from serverlessllm.engine.host_arena import HostArena, HostRegion
 from serverlessllm.engine.llama.batch import build_batch
 from serverlessllm.engine.llama.block_chain import BLOCK_TOKENS, num_blocks_for
 from serverlessllm.engine.llama.block_pool import BlockPool
 from serverlessllm.engine.llama.block_store import BlockStore, block_bytes, default_bytes
 from serverlessllm.engine.llama.block_table import BlockTable
 from serverlessllm.engine.llama.config import LlamaConfig
+from serverlessllm.engine.llama.device_weights import DeviceWeights
 from serverlessllm.engine.llama.kv_cache import KvCache
+from serverlessllm.engine.llama.kv_memory import CPU
 from serverlessllm.engine.llama.layer_stream import LayerStream
 from serverlessllm.engine.llama.model import LlamaBlocks, LlamaModel
 from serverlessllm.engine.llama.priming import prime_kernels
@@ -42,13 +47,22 @@ _DTYPES: Final = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 class LlamaEngine:
-    """`Engine` and `StreamingEngine` for Llama, Qwen2 and Qwen3 on the CPU. One thread calls everything."""
+    """`Engine` and, on the CPU, `StreamingEngine` for Llama, Qwen2 and Qwen3. One thread calls everything."""
 
     name: str = "torch"
 
-    def __init__(self, dtype: str, clock: Clock) -> None:
+    @property
+    def can_stream(self) -> bool:
+        """See `StreamingEngine`: on a GPU a whole region is copied block by block instead."""
+        return self._device.type == "cpu"
+
+    def __init__(self, dtype: str, clock: Clock, device: torch.device = CPU, arena_path: str = "") -> None:
+        """`arena_path` is page-locked by `prime` where `device` is a GPU."""
         if dtype not in _DTYPES:
             raise EngineError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}", param="dtype")
+        self._device = device
+        self._arena_path = arena_path
+        self._arena: HostArena | None = None
         self.dtype: str = dtype
         self._torch_dtype = _DTYPES[dtype]
         self._clock = clock
@@ -58,8 +72,15 @@ class LlamaEngine:
         self._block_changes: tuple[list[bytes], list[bytes]] = [], []
 
     def prime(self) -> None:
-        """Warm allocator, thread pool and kernels (~0.2 s, once per process)."""
-        prime_kernels(self._torch_dtype)
+        """Warm allocator, thread pool and kernels (~0.2 s, once per process); on a GPU, page-lock the arena too.
+
+        Raises: EngineError when the arena cannot be page-locked.
+        """
+        prime_kernels(self._torch_dtype, self._device)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+            if self._arena_path and self._arena is None:
+                self._arena = HostArena.open(Path(self._arena_path))
 
     @torch.inference_mode()
     def attach_weights(self, weights: Weights, limits: EngineLimits, options: dict[str, float]) -> BindReport:
@@ -72,11 +93,14 @@ class LlamaEngine:
             raise EngineError("weights are attached already; detach them first")
         if limits.max_num_seqs < 1:
             raise EngineError("max_num_seqs must be at least 1", param="max_num_seqs")
-        self._bound = bound = _Bound(weights, limits, self._torch_dtype, self._clock)
+        place = _Place(self._torch_dtype, self._device, self._arena)
+        self._bound = bound = _Bound(weights, limits, place, self._clock)
         return BindReport(bound.max_model_len_tokens, bound.copied_bytes, BLOCK_TOKENS)
 
     def detach_weights(self) -> None:
         """Drop every view and every request; afterwards nothing here exports the region's buffer."""
+        if self._bound is not None:
+            self._bound.finish_copies()
         self._bound = None
         self._is_quiesced = False
 
@@ -165,7 +189,7 @@ class LlamaEngine:
     def _deliver(self, bound: _Bound, step: Step, computed: torch.Tensor) -> list[TokenEvent]:
         """Note what was computed, and sample from its logits, decoding sequences first."""
         scheduler = bound.scheduler
-        logits: npt.NDArray[np.float32] = computed.float().numpy()
+        logits: npt.NDArray[np.float32] = computed.float().cpu().numpy()
         for sequence in step.decodes:
             sequence.advance(1)
         for sequence, num_tokens in step.chunks:
@@ -210,7 +234,7 @@ class LlamaEngine:
             [sequence.as_prompt(num_tokens) for sequence, num_tokens in step.chunks],
             self._torch_dtype,
         )
-        return bound.model.forward(batch)
+        return bound.model.forward(batch.to(self._device))
 
     def _require_bound(self) -> _Bound:
         if self._bound is None:
@@ -218,34 +242,43 @@ class LlamaEngine:
         return self._bound
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a model computes, and the page-locked arena that its weights come from, if there is one."""
+
+    dtype: torch.dtype
+    device: torch.device
+    arena: HostArena | None
+
+
 class _Bound:
     """What exists only while weights are attached: `stream` while they arrive, `model` after that."""
 
     model: LlamaModel
 
-    def __init__(self, weights: Weights, limits: EngineLimits, dtype: torch.dtype, clock: Clock) -> None:
+    def __init__(self, weights: Weights, limits: EngineLimits, place: _Place, clock: Clock) -> None:
+        dtype, device = place.dtype, place.device
         self.config = config = LlamaConfig.parse(weights.layout.architecture)
         own = config.max_position_tokens
         self.max_model_len_tokens = min(limits.max_model_len_tokens or own, own)
-        num_blocks = _num_blocks(config, limits.kv_cache_bytes, dtype)
+        num_blocks = _num_blocks(config, limits.kv_cache_bytes, dtype, device)
         self.max_model_len_tokens = min(self.max_model_len_tokens, num_blocks * BLOCK_TOKENS)
         # Whole blocks: a window is as long as the blocks of its sequence.
         window_tokens = num_blocks_for(self.max_model_len_tokens) * BLOCK_TOKENS
-        self._cache = cache = KvCache(config, limits.max_num_seqs, window_tokens, dtype)
+        self._cache = cache = KvCache(config, limits.max_num_seqs, window_tokens, dtype, device)
         self.pool = BlockPool(num_blocks)
-        self.store = BlockStore(config, num_blocks, cache, dtype)
+        self.store = BlockStore(config, num_blocks, cache, dtype, device)
         self.scheduler = Scheduler(self.pool, cache, limits.max_num_seqs)
-        self._rope = RopeTable(config.rope, config.head_dim, self.max_model_len_tokens, dtype)
+        self._rope = RopeTable(config.rope, config.head_dim, self.max_model_len_tokens, dtype, device)
         self.sampler = Sampler(config.vocab_size)
         self.copied_bytes = 0
         self.stream: LayerStream | None = None
+        self._arriving: DeviceWeights | None = None
         if weights.num_ready < len(weights.shards):
             blocks = LlamaBlocks(config, cache, self._rope)
             self.stream = LayerStream(config, weights, blocks, self.scheduler, dtype, clock)
         else:
-            tensors = RegionTensors(weights, dtype)
-            self._use(read_weights(config, tensors))
-            self.copied_bytes = tensors.copied_bytes
+            self._use(self._read(weights, place))
 
     def end_stream(self) -> None:
         """Go over to the whole model once nothing is left of the stream."""
@@ -256,10 +289,30 @@ class _Bound:
     def _use(self, weights: LlamaWeights) -> None:
         self.model = LlamaModel(self.config, weights, self._cache, self._rope)
 
+    def finish_copies(self) -> None:
+        """Block until no copy reads the region any more."""
+        if self._arriving is not None:
+            self._arriving.finish()
 
-def _num_blocks(config: LlamaConfig, kv_cache_bytes: int, dtype: torch.dtype) -> int:
+    def _read(self, weights: Weights, place: _Place) -> LlamaWeights:
+        """Views of the region on the CPU, copies of it on a GPU."""
+        if place.device.type == "cpu":
+            tensors = RegionTensors(weights, place.dtype)
+            llama_weights = read_weights(self.config, tensors)
+            self.copied_bytes = tensors.copied_bytes
+            return llama_weights
+        source = HostRegion(weights.region) if place.arena is None else place.arena.region(weights.extents)
+        self._arriving = DeviceWeights(self.config, source, weights.layout, place.dtype, place.device)
+        self.copied_bytes = self._arriving.copied_bytes
+        return self._arriving.weights
+
+
+def _num_blocks(config: LlamaConfig, kv_cache_bytes: int, dtype: torch.dtype, device: torch.device) -> int:
     """Blocks of one replica. Raises: EngineError when not one fits."""
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if device.type == "cpu":
+        memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    else:
+        memory_bytes, _ = torch.cuda.mem_get_info(device)
     one_bytes = block_bytes(config, dtype)
     num_blocks = (kv_cache_bytes or default_bytes(memory_bytes)) // one_bytes
     if num_blocks < 1:
@@ -287,13 +340,19 @@ def _sample(
     return events
 
 
-def create(dtype: str, num_threads: int) -> LlamaEngine:
+def create(dtype: str, num_threads: int, device: str = "cpu", arena_path: str = "") -> LlamaEngine:
     """The engine's factory. Sets the process's compute threads; call it after the fork.
 
-    `dtype`: bfloat16 or float32. `num_threads` at least 1.
-    Raises: EngineError for another dtype or no thread.
+    `dtype`: bfloat16 or float32. `num_threads` at least 1. `device`: cpu or cuda.
+    Raises: EngineError for another dtype, no thread, or no such device.
     """
     if num_threads < 1:
         raise EngineError(f"num_threads must be at least 1, not {num_threads}", param="num_threads")
     torch.set_num_threads(num_threads)
-    return LlamaEngine(dtype, SystemClock())
+    if device != "cpu" and not torch.cuda.is_available():
+        raise EngineError(
+            f"engine.device is {device!r} and torch {torch.__version__} finds none; install a CUDA build and "
+            "driver, or set engine.device to cpu",
+            param="device",
+        )
+    return LlamaEngine(dtype, SystemClock(), torch.device(device), arena_path)

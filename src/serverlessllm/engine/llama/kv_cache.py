@@ -1,21 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keys and values of running sequences: one contiguous window per slot. Knows no requests and no blocks.
 
-The memory is reserved, not committed: a page exists once it is written, so that binding costs microseconds
-whatever the context length. Never zeroed: fresh pages read as zeros, and attention masks what it must not see.
+Never zeroed: attention masks what it must not see (`kv_memory.py` says where the memory comes from).
 """
 
 from __future__ import annotations
 
-import mmap
 from typing import Final
 
 import torch
 
 from serverlessllm.engine.llama.config import LlamaConfig
-from serverlessllm.errors import EngineError
+from serverlessllm.engine.llama.kv_memory import CPU, KvMemory
 
-_MAP_NORESERVE: Final = 0x4000
 _KEEP_BYTES: Final = 16 << 20
 """A freed slot keeps its pages for the next sequence unless it has touched more than this."""
 
@@ -23,16 +20,23 @@ _KEEP_BYTES: Final = 16 << 20
 class KvCache:
     """Cache of shape (num_slots, num_layers, 2, num_kv_heads, max_len_tokens, head_dim)."""
 
-    def __init__(self, config: LlamaConfig, num_slots: int, max_len_tokens: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        config: LlamaConfig,
+        num_slots: int,
+        max_len_tokens: int,
+        dtype: torch.dtype,
+        device: torch.device = CPU,
+    ) -> None:
         shape = (num_slots, config.num_layers, 2, config.num_kv_heads, max_len_tokens, config.head_dim)
         num_elements = (
             num_slots * config.num_layers * 2 * config.num_kv_heads * max_len_tokens * config.head_dim
         )
         nbytes = num_elements * dtype.itemsize
-        self._memory = reserve(nbytes)
+        self._memory = KvMemory(nbytes, device)
         self._slot_bytes = nbytes // num_slots
         self._token_bytes = self._slot_bytes // max_len_tokens
-        cache = torch.frombuffer(self._memory, dtype=dtype, count=num_elements).view(shape)
+        cache = self._memory.as_tensor(shape, dtype)
         self._windows = cache.unbind(0)
         self._keys = cache.select(2, 0).unbind(1)
         self._values = cache.select(2, 1).unbind(1)
@@ -62,19 +66,4 @@ class KvCache:
         """The sequence of `slot`, which held `num_tokens`, is gone; give large memory back to the system."""
         if num_tokens * self._token_bytes <= _KEEP_BYTES:
             return
-        start = -(-slot * self._slot_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
-        end = (slot + 1) * self._slot_bytes // mmap.PAGESIZE * mmap.PAGESIZE
-        if end > start:
-            self._memory.madvise(mmap.MADV_DONTNEED, start, end - start)
-
-
-def reserve(nbytes: int) -> mmap.mmap:
-    """Address space whose pages exist once they are written. Raises: EngineError when there is not that much."""
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-    try:
-        return mmap.mmap(-1, nbytes, flags=flags)
-    except (OSError, OverflowError) as error:
-        raise EngineError(
-            f"cannot reserve {nbytes} bytes of address space for keys and values: {error}; "
-            "lower engine.max_model_len_tokens, engine.max_num_seqs or engine.kv_cache_bytes"
-        ) from error
+        self._memory.give_back(slot * self._slot_bytes, (slot + 1) * self._slot_bytes)

@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process pays once and a first request should not: thread pool, kernel libraries, allocator, numpy.
+"""What a process pays once and a first request should not: thread pool, kernel libraries, allocator, numpy, CUDA.
 
-Runs a tiny random model of no family through prompt and decode, as any real model would be run. Matrix kernels
-for a real model's shapes are generated on its first pass (~1 ms per shape): they cannot be known here.
+Runs a small random model of no family through prompt and decode, as any real model would be run. A CPU's matrix
+kernels for a real model's shapes are generated on its first pass (~1 ms per shape): they cannot be known here. A
+GPU's are chosen by size, so there the small model has the width of a large one.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 
 from serverlessllm.engine.llama.batch import DecodeRow, Prompt, build_batch
 from serverlessllm.engine.llama.config import LlamaConfig, RopeConfig
 from serverlessllm.engine.llama.kv_cache import KvCache
+from serverlessllm.engine.llama.kv_memory import CPU
 from serverlessllm.engine.llama.model import LlamaModel
 from serverlessllm.engine.llama.norm import RmsNorm
 from serverlessllm.engine.llama.rope import RopeTable
@@ -34,16 +38,20 @@ _CONFIG = LlamaConfig(
     tied_head=True,
     rope=RopeConfig("default", 10000.0),
 )
+_GPU_CONFIG = replace(
+    _CONFIG, hidden_size=4096, intermediate_size=11008, num_heads=32, num_kv_heads=8, head_dim=128
+)
 _PROMPT_TOKENS = 40
 
 
 @torch.inference_mode()
-def prime_kernels(dtype: torch.dtype) -> None:
-    """Idempotent; starts the thread pool, so never call it in a process that forks afterwards."""
-    cache = KvCache(_CONFIG, 2, _CONFIG.max_position_tokens, dtype)
-    rope = RopeTable(_CONFIG.rope, _CONFIG.head_dim, _CONFIG.max_position_tokens, dtype)
-    model = LlamaModel(_CONFIG, _random_weights(dtype), cache, rope)
-    sampler = Sampler(_CONFIG.vocab_size)
+def prime_kernels(dtype: torch.dtype, device: torch.device = CPU) -> None:
+    """Idempotent; starts the thread pool, and CUDA: never call it in a process that forks afterwards."""
+    config = _CONFIG if device.type == "cpu" else _GPU_CONFIG
+    cache = KvCache(config, 2, config.max_position_tokens, dtype, device)
+    rope = RopeTable(config.rope, config.head_dim, config.max_position_tokens, dtype, device)
+    model = LlamaModel(config, _random_weights(config, dtype, device), cache, rope)
+    sampler = Sampler(config.vocab_size)
     params = SamplingParams(top_p=0.9, repetition_penalty=1.1)
     prompt = list(range(_PROMPT_TOKENS))
     draw = Draw(params, 0, _PROMPT_TOKENS, Penalties(params, prompt, []))
@@ -54,23 +62,27 @@ def prime_kernels(dtype: torch.dtype) -> None:
         build_batch([DecodeRow(0, 1, 41)], [], dtype),
     )
     for batch in batches:
-        logits = model.forward(batch).float().numpy()
+        logits = model.forward(batch.to(device)).float().cpu().numpy()
         sampler.sample(logits, [draw, greedy][: len(logits)])
 
 
-def _random_weights(dtype: torch.dtype) -> LlamaWeights:
-    hidden, ffn = _CONFIG.hidden_size, _CONFIG.intermediate_size
-    heads = (_CONFIG.num_heads + 2 * _CONFIG.num_kv_heads) * _CONFIG.head_dim
-    norm = RmsNorm.of(torch.ones(hidden, dtype=dtype), _CONFIG.rms_norm_eps)
+def _random_weights(config: LlamaConfig, dtype: torch.dtype, device: torch.device) -> LlamaWeights:
+    hidden, ffn = config.hidden_size, config.intermediate_size
+    heads = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+
+    def full(*shape: int) -> torch.Tensor:
+        return torch.full(shape, 0.01, dtype=dtype, device=device)
+
+    norm = RmsNorm.of(full(hidden), config.rms_norm_eps)
     layer = LayerWeights(
         attention_norm=norm,
-        qkv=torch.full((heads, hidden), 0.01, dtype=dtype),
+        qkv=full(heads, hidden),
         qkv_bias=None,
         qk_norm=None,
-        o_transposed=torch.full((hidden, _CONFIG.num_heads * _CONFIG.head_dim), 0.01, dtype=dtype).t(),
+        o_transposed=full(hidden, config.num_heads * config.head_dim).t(),
         mlp_norm=norm,
-        gate_up=torch.full((2 * ffn, hidden), 0.01, dtype=dtype),
-        down_transposed=torch.full((hidden, ffn), 0.01, dtype=dtype).t(),
+        gate_up=full(2 * ffn, hidden),
+        down_transposed=full(hidden, ffn).t(),
     )
-    embedding = torch.full((_CONFIG.vocab_size, hidden), 0.01, dtype=dtype)
-    return LlamaWeights(embedding, (layer,) * _CONFIG.num_layers, norm, embedding)
+    embedding = full(config.vocab_size, hidden)
+    return LlamaWeights(embedding, (layer,) * config.num_layers, norm, embedding)

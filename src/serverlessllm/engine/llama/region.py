@@ -8,13 +8,13 @@ fused matrix do not lie back to back, a copy is made and counted.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Final
 
 import torch
 
 from serverlessllm.engine.base import Weights
+from serverlessllm.engine.host_arena import as_bytes
 from serverlessllm.errors import CheckpointFormatError, UnsupportedCheckpointError
 from serverlessllm.wire.worker import TensorSlice
 
@@ -29,10 +29,20 @@ _DTYPES: Final = {
 class RegionTensors:
     """Looks up tensors by name in one attached region; `copied_bytes` counts what could not be a view."""
 
-    def __init__(self, weights: Weights, dtype: torch.dtype, *, is_dry: bool = False) -> None:
-        """`is_dry`: check everything, but look at no byte; the tensors are of memory that nobody has written."""
+    def __init__(
+        self,
+        weights: Weights,
+        dtype: torch.dtype,
+        *,
+        is_dry: bool = False,
+        copied: torch.Tensor | None = None,
+    ) -> None:
+        """`is_dry`: check everything, but look at no byte; the tensors are of memory that nobody has written.
+
+        `copied`: the bytes that the layout describes, (nbytes,) uint8, where they are a copy of the region.
+        """
         self._is_dry = is_dry
-        self._region = weights.region
+        self._region = as_bytes(weights.region) if copied is None else copied
         self._dtype = dtype
         self._slices = {tensor.name: tensor for tensor in weights.layout.tensors}
         self._aliases = weights.layout.aliases
@@ -94,7 +104,7 @@ class RegionTensors:
             raise UnsupportedCheckpointError(problem, param=entry.name, source="engine")
         size = dtype.itemsize
         end = offset + math.prod(shape) * size
-        if offset < 0 or offset % size or end > len(self._region):
+        if offset < 0 or offset % size or end > self._region.numel():
             raise _malformed(
                 entry.name, f"bytes {offset}..{end} do not lie in the region, or are not aligned"
             )
@@ -105,12 +115,8 @@ class RegionTensors:
     def _base(self, dtype: torch.dtype) -> torch.Tensor:
         base = self._bases.get(dtype)
         if base is None:
-            count = len(self._region) // dtype.itemsize
-            with warnings.catch_warnings():
-                # The mapping is read-only and nothing here writes weights; torch cannot express that.
-                warnings.filterwarnings("ignore", message="The given buffer is not writable")
-                base = torch.frombuffer(self._region, dtype=dtype, count=count)
-            self._bases[dtype] = base
+            whole = self._region.numel() // dtype.itemsize * dtype.itemsize
+            base = self._bases[dtype] = self._region[:whole].view(dtype)
         return base
 
     def _converted(self, view: torch.Tensor) -> torch.Tensor:

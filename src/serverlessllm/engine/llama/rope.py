@@ -12,6 +12,7 @@ from typing import Final
 import torch
 
 from serverlessllm.engine.llama.config import RopeConfig
+from serverlessllm.engine.llama.kv_memory import CPU
 
 _FIRST_ROWS: Final = 256
 
@@ -38,12 +39,20 @@ def _stretch_llama3(frequencies: torch.Tensor, rope: RopeConfig) -> torch.Tensor
 class RopeTable:
     """Cosines and signed sines by position; grows by doubling, so that binding a model computes almost nothing."""
 
-    def __init__(self, rope: RopeConfig, head_dim: int, max_len_tokens: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        rope: RopeConfig,
+        head_dim: int,
+        max_len_tokens: int,
+        dtype: torch.dtype,
+        device: torch.device = CPU,
+    ) -> None:
         self._frequencies = inverse_frequencies(rope, head_dim)
         self._max_len_tokens = max_len_tokens
         self._dtype = dtype
-        self._cos = torch.empty(0, head_dim, dtype=dtype)
-        self._sin = torch.empty(0, head_dim, dtype=dtype)
+        self._device = device
+        self._cos = torch.empty(0, head_dim, dtype=dtype, device=device)
+        self._sin = torch.empty(0, head_dim, dtype=dtype, device=device)
 
     def rows(self, positions: torch.Tensor, end: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines of `positions` (num_rows,) int64, all below `end`; each (num_rows, 1, head_dim)."""
@@ -56,8 +65,9 @@ class RopeTable:
         num_rows = min(max(end, 2 * self._cos.shape[0], _FIRST_ROWS), max(end, self._max_len_tokens))
         angles = torch.outer(torch.arange(num_rows, dtype=torch.float32), self._frequencies)
         cos, sin = angles.cos(), angles.sin()
-        self._cos = torch.cat((cos, cos), dim=-1).to(self._dtype)
-        self._sin = torch.cat((-sin, sin), dim=-1).to(self._dtype)
+        # Computed on the CPU whatever the device: both then use the very same numbers.
+        self._cos = torch.cat((cos, cos), dim=-1).to(self._device, self._dtype)
+        self._sin = torch.cat((-sin, sin), dim=-1).to(self._device, self._dtype)
 
 
 def rotate_(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:

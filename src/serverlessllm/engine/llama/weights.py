@@ -47,7 +47,7 @@ class LlamaWeights:
     """All weights. `head` is `embedding` itself where they are tied."""
 
     embedding: torch.Tensor
-    layers: tuple[LayerWeights, ...]
+    layers: Sequence[LayerWeights]
     final_norm: RmsNorm
     head: torch.Tensor
 
@@ -72,7 +72,7 @@ def complete_weights(
     head = embedding if is_tied else tensors.tensor("lm_head.weight", (config.vocab_size, config.hidden_size))
     return LlamaWeights(
         embedding=embedding,
-        layers=tuple(layers),
+        layers=layers,
         final_norm=_norm(config, tensors, "model.norm.weight"),
         head=head,
     )

@@ -178,9 +178,9 @@ class SimulatedEngine:
         return self._limits
 
 
-def create(dtype: str, num_threads: int) -> SimulatedEngine:
-    """The factory of kind `simulated`; computes nothing, so `num_threads` is not used."""
-    del num_threads
+def create(dtype: str, num_threads: int, device: str = "cpu", arena_path: str = "") -> SimulatedEngine:
+    """The factory of kind `simulated`; computes nothing, so only `dtype` is used."""
+    del num_threads, device, arena_path
     return SimulatedEngine(dtype)
 
 
