@@ -78,7 +78,9 @@ class Report:
 
 
 def commit() -> str:
-    """The checkout's short commit, `-dirty` when files differ from it."""
+    """The checkout's short commit, `-dirty` when files differ from it; `SLLM_COMMIT` names it where there is no git."""
+    if named := os.environ.get("SLLM_COMMIT"):
+        return named
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"]
     done = subprocess.run(command, capture_output=True, text=True)
     return done.stdout.strip() or "unknown"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a rank's part of every tensor lies in one buffer on its device, and which bytes of the region it is.
 
-One buffer, so that a model is one allocation, and a group's parts are as adjacent there as they are in the region: the
-fused matrix stays a plain view. Pure: numbers only, no torch.
+One buffer, so that a model is one allocation, and a group's parts are as adjacent there as in the region: the fused
+matrix stays a plain view. Pure: numbers only, no torch.
 """
 
 from __future__ import annotations

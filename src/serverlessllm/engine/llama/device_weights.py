@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A model's weights on their way to a GPU: copies are enqueued at once, and each block waits for its own shard.
 
-Nothing here blocks: a wait is enqueued on the compute stream, so that the first pass follows the copies block by block.
-Knows no requests and no cache.
+Nothing here blocks: a wait is enqueued on the compute stream, so that the first pass follows the copies block by
+block. Knows no requests and no cache.
 """
 
 from __future__ import annotations
