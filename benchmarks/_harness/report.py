@@ -78,8 +78,8 @@ class Report:
 
 
 def commit() -> str:
-    """The checkout's short commit, `-dirty` when files differ from it; `SLLM_COMMIT` names it where there is no git."""
-    if named := os.environ.get("SLLM_COMMIT"):
+    """The checkout's short commit, `-dirty` when files differ from it; `BENCH_COMMIT` names it where there is no git."""
+    if named := os.environ.get("BENCH_COMMIT"):
         return named
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -46,16 +46,18 @@ def arena_file(artifact: Artifact) -> Path:
     return path
 
 
+def once_ms(work: Callable[[], object]) -> float:
+    """One call, and the device's end of it."""
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    work()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - started) * 1e3
+
+
 def timed_ms(work: Callable[[], object], rounds: int) -> float:
     """Median over rounds; the first one is not counted."""
-    samples = []
-    for _ in range(rounds + 1):
-        torch.cuda.synchronize()
-        started = time.perf_counter()
-        work()
-        torch.cuda.synchronize()
-        samples.append((time.perf_counter() - started) * 1e3)
-    return median(samples[1:])
+    return median([once_ms(work) for _ in range(rounds + 1)][1:])
 
 
 class Subject:
@@ -112,6 +114,7 @@ def main() -> None:
         subject = Subject(artifact, path)
         found |= {
             "prime_and_register_s": subject.prime_s,
+            "very_first_token_ms": once_ms(subject.first_token),
             "copy_ms": timed_ms(subject.copy_only, rounds),
             "streamed_first_token_ms": timed_ms(subject.first_token, rounds),
             "serial_first_token_ms": timed_ms(lambda: subject.first_token(wait_for_all=True), rounds),

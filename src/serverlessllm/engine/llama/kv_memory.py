@@ -2,7 +2,8 @@
 """Memory for keys and values: reserved address space on the CPU, allocated memory on a GPU. Knows no models.
 
 On the CPU a page exists once it is written, so that binding costs microseconds whatever the context length, and
-fresh pages read as zeros. On a GPU all of it is allocated at once, and holds what it held before.
+fresh pages read as zeros. On a GPU all of it is allocated and zeroed at once: what is masked is multiplied by zero,
+and so must be a number.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class KvMemory:
             self._bytes = torch.frombuffer(self._pages, dtype=torch.uint8)
             return
         try:
-            self._bytes = torch.empty(nbytes, dtype=torch.uint8, device=device)
+            self._bytes = torch.zeros(nbytes, dtype=torch.uint8, device=device)
         except torch.OutOfMemoryError as error:
             raise EngineError(f"{device} lacks {nbytes} bytes for keys and values; {_ADVICE}") from error
 

@@ -18,7 +18,7 @@ from torch.nn.functional import layer_norm, rms_norm
 
 @dataclass(frozen=True, slots=True)
 class RmsNorm:
-    """`weight` (2 * size,): the checkpoint's, followed by zeros for the mirrored half."""
+    """`weight` (2 * size,): the checkpoint's, followed by zeros for the mirrored half; on a GPU (size,)."""
 
     weight: torch.Tensor
     size: int
@@ -26,12 +26,14 @@ class RmsNorm:
 
     @classmethod
     def of(cls, weight: torch.Tensor, eps: float) -> RmsNorm:
-        """From the checkpoint's `weight` (size,): a small copy."""
+        """From the checkpoint's `weight` (size,): a small copy, or on a GPU itself, which may still be arriving."""
+        if weight.is_cuda:
+            return cls(weight, weight.shape[0], eps)
         return cls(torch.cat((weight, torch.zeros_like(weight))), weight.shape[0], eps)
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """Normalise `rows` (num_rows, size); the result is a strided view, as matrix products take it."""
         if rows.is_cuda:
-            return rms_norm(rows, (self.size,), self.weight.narrow(0, 0, self.size), self.eps)
+            return rms_norm(rows, (self.size,), self.weight, self.eps)
         mirrored = torch.cat((rows, -rows), dim=-1)
         return layer_norm(mirrored, (2 * self.size,), self.weight, None, self.eps).narrow(-1, 0, self.size)

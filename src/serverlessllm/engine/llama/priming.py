@@ -3,11 +3,12 @@
 
 Runs a small random model of no family through prompt and decode, as any real model would be run. A CPU's matrix
 kernels for a real model's shapes are generated on its first pass (~1 ms per shape): they cannot be known here. A
-GPU's are chosen by size, so there the small model has the width of a large one.
+GPU's are chosen by size, so there the small models have the widths of large ones.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -38,29 +39,41 @@ _CONFIG = LlamaConfig(
     tied_head=True,
     rope=RopeConfig("default", 10000.0),
 )
-_GPU_CONFIG = replace(
-    _CONFIG, hidden_size=4096, intermediate_size=11008, num_heads=32, num_kv_heads=8, head_dim=128
+_GPU_CONFIGS = (
+    replace(_CONFIG, hidden_size=4096, intermediate_size=11008, num_heads=32, num_kv_heads=32, head_dim=128),
+    replace(_CONFIG, hidden_size=4096, intermediate_size=14336, num_heads=32, num_kv_heads=8, head_dim=128),
 )
 _PROMPT_TOKENS = 40
+_GPU_PROMPT_TOKENS = (1, 8, 16, 32, 64, 128, 256)
+"""A GPU's libraries choose among kernels by the number of rows, and load each one when it is first needed."""
 
 
 @torch.inference_mode()
 def prime_kernels(dtype: torch.dtype, device: torch.device = CPU) -> None:
     """Idempotent; starts the thread pool, and CUDA: never call it in a process that forks afterwards."""
-    config = _CONFIG if device.type == "cpu" else _GPU_CONFIG
+    if device.type == "cpu":
+        _run(_CONFIG, dtype, device, [_PROMPT_TOKENS])
+        return
+    for config in _GPU_CONFIGS:
+        _run(config, dtype, device, _GPU_PROMPT_TOKENS)
+
+
+def _run(config: LlamaConfig, dtype: torch.dtype, device: torch.device, lengths: Sequence[int]) -> None:
+    """Prompts of these lengths, alone and in pairs, then decoding two sequences and one."""
     cache = KvCache(config, 2, config.max_position_tokens, dtype, device)
     rope = RopeTable(config.rope, config.head_dim, config.max_position_tokens, dtype, device)
     model = LlamaModel(config, _random_weights(config, dtype, device), cache, rope)
     sampler = Sampler(config.vocab_size)
     params = SamplingParams(top_p=0.9, repetition_penalty=1.1)
-    prompt = list(range(_PROMPT_TOKENS))
-    draw = Draw(params, 0, _PROMPT_TOKENS, Penalties(params, prompt, []))
+    prompts = [list(range(length)) for length in lengths]
+    draw = Draw(params, 0, _PROMPT_TOKENS, Penalties(params, prompts[-1], []))
     greedy = Draw(SamplingParams(temperature=0.0), 0, _PROMPT_TOKENS)
-    batches = (
-        build_batch([], [Prompt(0, prompt), Prompt(1, prompt)], dtype),
+    batches = [
+        *(build_batch([], [Prompt(0, prompt)], dtype) for prompt in prompts[:-1]),
+        build_batch([], [Prompt(0, prompts[-1]), Prompt(1, prompts[-1])], dtype),
         build_batch([DecodeRow(0, 1, 40), DecodeRow(1, 1, 41)], [], dtype),
         build_batch([DecodeRow(0, 1, 41)], [], dtype),
-    )
+    ]
     for batch in batches:
         logits = model.forward(batch.to(device)).float().cpu().numpy()
         sampler.sample(logits, [draw, greedy][: len(logits)])
