@@ -78,7 +78,7 @@ class Report:
 
 
 def commit() -> str:
-    """The checkout's short commit, `-dirty` when files differ from it; `BENCH_COMMIT` names it where there is no git."""
+    """The checkout's short commit, `-dirty` when files differ from it; without git, what `BENCH_COMMIT` says."""
     if named := os.environ.get("BENCH_COMMIT"):
         return named
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"]

@@ -76,6 +76,9 @@ class LlamaEngine:
 
         Raises: EngineError when the arena cannot be page-locked.
         """
+        if self._device.type == "cuda":
+            # cuDNN plans its attention anew (~50 ms) for each length of the keys, which grows with every token.
+            torch.backends.cuda.enable_cudnn_sdp(False)
         prime_kernels(self._torch_dtype, self._device)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
