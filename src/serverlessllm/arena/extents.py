@@ -80,8 +80,3 @@ class ExtentPool:
     def give(self, indices: Iterable[int], *, touched: bool) -> None:
         """Take extents back; `touched` says that they still hold pages."""
         (self._touched if touched else self._fresh).update(indices)
-
-    def forget_pages(self) -> None:
-        """The touched free extents were punched: they are fresh now."""
-        self._fresh |= self._touched
-        self._touched = set()

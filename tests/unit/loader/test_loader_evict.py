@@ -67,3 +67,24 @@ def test_what_has_priority_stays() -> None:
 
 def test_ages_beyond_all_likelihood_are_still_ordered() -> None:
     assert choose_victims([candidate("a", idle_s=1e7), candidate("b", idle_s=2e7)], 5) == ["b"]
+
+
+@given(CANDIDATES, st.integers(1, 600))
+def test_what_is_worth_less_in_every_respect_never_outlives_its_equal_in_size(
+    candidates: list[EvictionCandidate], need_bytes: int
+) -> None:
+    victims = set(choose_victims(candidates, need_bytes) or [])
+    for gone in (c for c in candidates if c.revision in victims):
+        for kept in (c for c in candidates if c.is_evictable and c.revision not in victims):
+            assert not (
+                kept.held_bytes == gone.held_bytes
+                and kept.restore_s < gone.restore_s
+                and kept.priority < gone.priority
+                and kept.idle_s > gone.idle_s
+            )
+
+
+def test_of_two_that_cost_the_same_to_bring_back_the_larger_goes() -> None:
+    large = EvictionCandidate("large", 20, 1.0, 100.0)
+    small = EvictionCandidate("small", 10, 1.0, 100.0)
+    assert choose_victims([small, large], 5) == ["large"]

@@ -6,7 +6,7 @@ Opens files and looks at their sizes; reads no bytes and decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from serverlessllm.errors import CorruptDataError
@@ -65,10 +65,6 @@ class LocalCopy:
         self.sources[name] = source
         self.paths[name] = path
         self.chunks.update(chunks)
-
-    def identities(self) -> Mapping[Path, object]:
-        """The state of every open file."""
-        return {self.paths[name]: source.identity for name, source in self.sources.items()}
 
     def close(self) -> None:
         """Close the files. Idempotent."""
