@@ -158,7 +158,8 @@ class EngineConfig:
     max_model_len_tokens: int = setting(0, "Context limit; 0 takes the model's own.", low=0)
     kv_cache_bytes: int = setting(
         0,
-        "Keys and values that a replica keeps, running and cached; bounds its context. 0 takes 1/32 of the memory.",
+        "Blocks of keys and values of a replica, in use and cached; bounds its context. Running sequences have their "
+        "keys and values once more, in windows as long as each. 0 takes 1/32 of the memory.",
         low=0,
     )
     layer_streaming: bool = setting(

@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from serverlessllm.config import EngineConfig
@@ -21,6 +22,8 @@ from support.tiny_llama import attached_engine, build_tiny
 
 PAGE_BYTES = 4096
 NUM_TOKENS = 12
+IDLE_SLOT_BYTES = 64 << 20
+"""What a primed slot may hold beside what it shares with its zygote; see benchmarks/engine/slots.md."""
 
 
 @pytest.fixture
@@ -98,3 +101,14 @@ async def test_dtype_auto_is_measured_once_and_remembered(tmp_path: Path) -> Non
         await pool.stop()
     assert starts[0] == starts[1]
     assert starts[0][0] in profile.read_text()
+
+
+async def test_slot_that_waits_has_little_memory_of_its_own(tmp_path: Path) -> None:
+    pool = SlotPool(tmp_path / "run", EngineConfig(slots=2, threads=2, dtype="float32"), ["torch"])
+    await pool.start()
+    try:
+        slots = [await pool.acquire("torch") for _ in range(2)]
+        own_bytes = [psutil.Process(slot.pid).memory_full_info().uss for slot in slots]
+    finally:
+        await pool.stop()
+    assert max(own_bytes) < IDLE_SLOT_BYTES

@@ -55,7 +55,7 @@ from serverlessllm.wire.agent import (
     UnloadRequest,
     UnloadResult,
 )
-from serverlessllm.wire.events import HEARTBEAT_S, KvChunks, SlotsChanged, Snapshot
+from serverlessllm.wire.events import HEARTBEAT_S, SlotsChanged, Snapshot
 
 MAX_ENCODINGS: Final = 2
 """Prompts encoded at once: each keeps a core busy, and more would only delay what the engines compute."""
@@ -226,12 +226,7 @@ class Agent:
 
     def snapshot(self) -> Snapshot:
         """The first event of `/events`."""
-        kv = [
-            KvChunks(key.model, key.revision, names)
-            for key, replica in self._loads.replicas.items()
-            if replica.state == "ready" and (names := replica.kv.published)
-        ]
-        return Snapshot(self.status(), kv)
+        return Snapshot(self.status(), self._loads.kv_chunks())
 
     def render_metrics(self) -> bytes:
         """`GET /metrics`."""

@@ -15,6 +15,7 @@ from serverlessllm.agent.replica import Replica, ReplicaKey
 from serverlessllm.errors import SllmError, StaleAttemptError
 from serverlessllm.types import EngineKind
 from serverlessllm.wire.agent import LoadRequest, LoadResult
+from serverlessllm.wire.events import KvChunks
 
 
 class Loads:
@@ -59,6 +60,15 @@ class Loads:
         if attempt > replica.attempt:
             replica.attempt = attempt
             self._parts.reporter.replica_changed(replica)
+
+    def kv_chunks(self) -> list[KvChunks]:
+        """The prompt chunks that each replica has cached."""
+        ready = [replica for replica in self.replicas.values() if replica.state == "ready"]
+        return [
+            KvChunks(replica.key.model, replica.key.revision, names)
+            for replica in ready
+            if (names := replica.kv.published)
+        ]
 
     async def stop_load(self, key: ReplicaKey) -> None:
         """Cancel a load under way; returns when nothing of it is left."""

@@ -35,6 +35,7 @@ from serverlessllm.orchestrator.admission import TENANT
 from serverlessllm.orchestrator.agents import Agents
 from serverlessllm.orchestrator.cache_salts import CacheSalts
 from serverlessllm.orchestrator.exchange import Exchange
+from serverlessllm.orchestrator.infer_head import InferHead
 from serverlessllm.orchestrator.models import Models
 from serverlessllm.orchestrator.prompt import Prompt
 from serverlessllm.orchestrator.replicas import Replica, ReplicaTable
@@ -45,7 +46,7 @@ from serverlessllm.orchestrator.upstream import UpstreamResponse
 from serverlessllm.orchestrator.wake import Wakes
 from serverlessllm.telemetry.timeline import Timeline, TimelineRing
 from serverlessllm.wire import openai
-from serverlessllm.wire.agent import REQUEST_ID_HEADER, SECRET_HEADER, InferHeaders
+from serverlessllm.wire.agent import REQUEST_ID_HEADER
 from serverlessllm.wire.openai import Endpoint
 from serverlessllm.wire.sse import StreamRelay
 
@@ -96,7 +97,7 @@ class Proxy:
         self._metrics = metrics
         self._config = config
         self._salts = CacheSalts(secret)
-        self._secret_line = f"{SECRET_HEADER}: {secret}\r\n".encode()
+        self._head = InferHead(secret)
         self._clock = clock
 
     async def serve(self, request: web.Request, body: bytes, endpoint: Endpoint) -> web.StreamResponse:
@@ -137,18 +138,19 @@ class Proxy:
         self, exchange: Exchange, record: ModelRecord, endpoint: Endpoint, prompt: Prompt
     ) -> web.StreamResponse:
         seed = random.getrandbits(63)
-        failed: list[str] = []
+        timeline, failed = exchange.timeline, list[str]()
         while True:
-            request_id = exchange.timeline.request_id
-            replica = self._routing.pick(record, prompt, request_id, failed)
+            replica = self._routing.pick(record, prompt, timeline.request_id, failed)
             if replica is None:
                 replica = await self._hold(exchange, prompt)
-            head = self._head(exchange, replica, endpoint, seed, prompt.salt)
+            timeline.state, timeline.revision, timeline.attempt = "running", replica.revision, replica.attempt
+            timeline.agent_id = replica.link.agent_id
+            head = self._head.lines(timeline, replica, endpoint, seed=seed, cache_salt=prompt.salt)
             try:
                 return await self._ask(exchange, replica, head)
             except _TryAgain as again:
                 cause = again.cause
-            self._metrics.retried(exchange.timeline, cause)
+            self._metrics.retried(timeline, cause)
             if isinstance(cause, DROPS_REPLICA):
                 self._table.drop(replica)
             if isinstance(cause, UNBOUND):
@@ -161,7 +163,7 @@ class Proxy:
                 raise WorkerLostError(
                     f"{record.name} failed {len(failed)} times before its first token; last: {cause.message}"
                 )
-            if failed or exchange.timeline.num_retries > NUM_QUICK_RETRIES:
+            if failed or timeline.num_retries > NUM_QUICK_RETRIES:
                 await asyncio.sleep(RETRY_PAUSE_S)
 
     async def _ask(self, exchange: Exchange, replica: Replica, head: bytes) -> web.StreamResponse:
@@ -175,29 +177,6 @@ class Proxy:
             replica.num_inflight -= 1
             replica.used_s = self._clock.monotonic_s()
             self._routing.learn(replica, exchange.timeline)
-
-    def _head(
-        self, exchange: Exchange, replica: Replica, endpoint: Endpoint, seed: int, cache_salt: str
-    ) -> bytes:
-        """The header lines of `/infer`; every value is of plain characters."""
-        timeline = exchange.timeline
-        timeline.state, timeline.revision, timeline.attempt = "running", replica.revision, replica.attempt
-        timeline.agent_id = replica.link.agent_id
-        headers = InferHeaders(
-            request_id=timeline.request_id,
-            created_s=int(timeline.arrived_s),
-            endpoint=endpoint,
-            model=timeline.model,
-            revision=replica.revision,
-            attempt=replica.attempt,
-            deadline_ms=0,
-            tenant=timeline.tenant,
-            priority=0,
-            cache_salt=cache_salt,
-            seed=seed,
-        ).encode()
-        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-        return self._secret_line + lines.encode()
 
     async def _hold(self, exchange: Exchange, prompt: Prompt) -> Replica:
         """Wait until the model is awake. Raises its error, or HoldDeadlineError and NoAgentError when it is late.

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The header lines of `POST /infer`: all that we add to a client's body. Knows no connection."""
+
+from __future__ import annotations
+
+from serverlessllm.orchestrator.replicas import Replica
+from serverlessllm.telemetry.timeline import Timeline
+from serverlessllm.wire.agent import SECRET_HEADER, InferHeaders
+from serverlessllm.wire.openai import Endpoint
+
+
+class InferHead:
+    """For one cluster secret."""
+
+    def __init__(self, secret: str) -> None:
+        self._secret_line = f"{SECRET_HEADER}: {secret}\r\n".encode()
+
+    def lines(
+        self, timeline: Timeline, replica: Replica, endpoint: Endpoint, *, seed: int, cache_salt: str
+    ) -> bytes:
+        """The lines for one request at one replica; every value is of plain characters."""
+        headers = InferHeaders(
+            request_id=timeline.request_id,
+            created_s=int(timeline.arrived_s),
+            endpoint=endpoint,
+            model=timeline.model,
+            revision=replica.revision,
+            attempt=replica.attempt,
+            deadline_ms=0,
+            tenant=timeline.tenant,
+            priority=0,
+            cache_salt=cache_salt,
+            seed=seed,
+        ).encode()
+        text = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        return self._secret_line + text.encode()
