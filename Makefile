@@ -28,6 +28,8 @@ test-nightly: $(READY) system-packages demo-model
 
 bench: $(READY) demo-model    ## every benchmark, its short form; results in benchmarks/*/results
 	$(BIN)/sllm bench cold-start
+	@scripts/install-system-packages.sh bench
+	$(BIN)/sllm bench fetch
 
 .PHONY: system-packages demo-model
 system-packages:

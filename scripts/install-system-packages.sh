@@ -1,14 +1,24 @@
 #!/usr/bin/env bash
 # Installs the system packages that the tests need, says which, and does nothing when they are there.
 # chromium: the browser in which the console's tests run.
+# With `bench` as its argument, those of the benchmarks instead: nginx, curl and b3sum for benchmarks/fetch, and
+# iproute2 for its slow links.
 set -euo pipefail
 missing=()
-command -v chromium >/dev/null || missing+=(chromium)
+need() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null || missing+=("$2"); }
+if [ "${1:-}" = bench ]; then
+  need nginx nginx-light
+  need curl curl
+  need b3sum b3sum
+  need tc iproute2
+else
+  need chromium chromium
+fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 if ! command -v apt-get >/dev/null || [ "$(id -u)" -ne 0 ]; then
   echo "missing: ${missing[*]}; install them with your package manager (on Debian: sudo apt-get install ${missing[*]})" >&2
   exit 1
 fi
-echo "installing system packages for the tests: ${missing[*]}"
+echo "installing system packages: ${missing[*]}"
 apt-get update -qq
 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

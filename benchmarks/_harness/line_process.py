@@ -43,10 +43,10 @@ class LineProcess:
         answer: dict[str, float] = json.loads(line)
         return answer
 
-    def ask(self) -> dict[str, float]:
-        """Run the measurement once."""
+    def ask(self, what: str = "go") -> dict[str, float]:
+        """Run the measurement once; `what` is the line that is sent."""
         stdin = self._pipe(self._process.stdin)
-        stdin.write("go\n")
+        stdin.write(f"{what}\n")
         stdin.flush()
         return self._read()
 

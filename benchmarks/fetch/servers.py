@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The servers that are fetched from: nginx on loopback, a second one behind a throttled link, and an S3 server."""
+"""The web servers that are fetched from: nginx on loopback, or in a network behind a link (`link.py`)."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import subprocess
@@ -12,9 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-THROTTLED_HOST = "10.213.7.2"
-NAMESPACE = "sllm-fetch"
-LINK = "sllmfetch0"
 READY_WITHIN_S = 20.0
 
 
@@ -68,30 +64,3 @@ def _wait_for(host: str, port: int, process: subprocess.Popen[bytes]) -> None:
         except OSError:
             time.sleep(0.05)
     raise RuntimeError(f"nginx does not listen on {host}:{port}")
-
-
-@contextmanager
-def throttled_network(bytes_per_s: float) -> Iterator[str | None]:
-    """A network of its own, whose link to us carries so much; yields its name, or None without the rights."""
-    if os.geteuid() != 0 or shutil.which("tc") is None:
-        yield None
-        return
-    try:
-        _run(f"ip netns add {NAMESPACE}")
-        _run(f"ip link add {LINK} type veth peer name eth0 netns {NAMESPACE}")
-        _run(f"ip addr add 10.213.7.1/24 dev {LINK}")
-        _run(f"ip link set {LINK} up")
-        _run(f"ip netns exec {NAMESPACE} ip addr add {THROTTLED_HOST}/24 dev eth0")
-        _run(f"ip netns exec {NAMESPACE} ip link set eth0 up")
-        _run(
-            f"ip netns exec {NAMESPACE} tc qdisc add dev eth0 root tbf "
-            f"rate {int(bytes_per_s * 8)}bit burst 4mb latency 100ms"
-        )
-        yield NAMESPACE
-    finally:
-        subprocess.run(["ip", "netns", "del", NAMESPACE], capture_output=True)
-        subprocess.run(["ip", "link", "del", LINK], capture_output=True)
-
-
-def _run(command: str) -> None:
-    subprocess.run(command.split(), check=True, capture_output=True)

@@ -7,7 +7,9 @@ import gzip
 import io
 import random
 import stat
+import struct
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -127,6 +129,22 @@ def test_extended_header_of_a_gigabyte_is_not_read(tmp_path: Path) -> None:
         file.write(header.tobuf())
         file.write(bytes(4 << 20))
     assert "broken" in refused(tmp_path / "pax.tar.gz", tmp_path)
+
+
+def test_contents_of_a_gigabyte_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "contents.zip"
+    contents_bytes = 1 << 30
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 65535, 65535, contents_bytes, 0, 0)
+    with path.open("wb") as file:
+        file.truncate(contents_bytes)  # a hole: nothing of it is on disk
+        file.seek(contents_bytes)
+        file.write(end)
+    tracemalloc.start()
+    try:
+        assert "broken: a header of more than" in refused(path, tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_encrypted_zip_is_refused(tmp_path: Path) -> None:

@@ -169,6 +169,8 @@ async def test_convert_takes_local_paths_alone(client: Client) -> None:
         ({"source": "./relative/path"}, "source"),
         ({"source": "ftp://host/a"}, "source"),
         ({"source": "hf://one-part"}, "source"),
+        ({"source": "s3://NoBucket/a"}, "source"),
+        ({"source": "https://user:password@host/a"}, "source"),
         ({"source": "/a", "publish": "/b"}, "publish"),
         ({"source": "/a\0b"}, "source"),
         ({"source": "/" + "a" * 5000}, "source"),
@@ -204,3 +206,12 @@ async def test_wrong_secret_type_size_path_and_method_have_their_status(client: 
 
 async def test_health_needs_no_secret(client: Client) -> None:
     assert (await client.get("/healthz", headers={SECRET_HEADER: ""})).status == 200
+
+
+async def test_signature_of_a_link_stays_out_of_the_log(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = await client.post("/ingest", json={"source": "http://127.0.0.1:9/m.tar?X-Amz-Signature=5e7"})
+    job = await _wait_for(client, (await answer.json())["id"], "failed")
+    assert "http://127.0.0.1:9/m.tar" in caplog.text
+    assert "5e7" not in caplog.text + job["error"]["message"]

@@ -54,6 +54,32 @@ def test_one_thread_keeps_its_connection() -> None:
     assert len(server.served.requests) == 10 and len(ports) == 1
 
 
+def test_announced_bytes_are_asked_for_once() -> None:
+    with RangedServer({"/m": DATA}) as server, HttpSource(server.url("/m"), ACCESS) as source:
+        source.announce(1000, 3000)
+        assert b"".join(read(source, at, 1000) for at in (1000, 2000, 3000)) == DATA[1000:4000]
+        assert read(source, 0, 10) == DATA[:10]
+    assert [(one.start, one.end) for one in server.served.requests] == [(1000, 4000), (0, 10)]
+
+
+def test_announcement_may_be_broken_and_may_reach_beyond_the_end() -> None:
+    with RangedServer({"/m": DATA}) as server, HttpSource(server.url("/m"), ACCESS) as source:
+        source.announce(0, 10_000_000)
+        assert read(source, 0, 1000) == DATA[:1000]
+        assert read(source, 250_000, 1000) == DATA[250_000:251_000]
+        assert read(source, 251_000, 1000) == DATA[251_000:252_000]
+
+
+def test_failure_in_the_middle_of_announced_bytes_is_told_and_the_next_read_is_right() -> None:
+    with RangedServer({"/m": DATA}) as server, HttpSource(server.url("/m"), ACCESS) as source:
+        server.fault = lambda request: "truncate" if request.number == 0 else None
+        source.announce(0, 3000)
+        assert read(source, 0, 1000) == DATA[:1000]
+        with pytest.raises(UnreachableError, match="ended after 500 of 1000"):
+            read(source, 1000, 1000)
+        assert read(source, 1000, 1000) == DATA[1000:2000]
+
+
 def test_kept_connection_that_the_server_closed_is_opened_anew() -> None:
     with RangedServer({"/m": DATA}) as server, HttpSource(server.url("/m"), ACCESS) as source:
         server.fault = lambda request: "truncate" if request.number == 0 else None

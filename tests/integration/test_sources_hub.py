@@ -4,15 +4,21 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trustme
+from huggingface_hub import set_client_factory
+from huggingface_hub.utils._http import default_client_factory
 
+from serverlessllm.config import SourcesConfig
 from serverlessllm.errors import (
     CorruptDataError,
     InvalidRequestError,
     PermissionDeniedError,
+    SllmError,
     UnreachableError,
 )
 from serverlessllm.sources.access import Access
@@ -126,3 +132,23 @@ def test_one_of_several_gguf_files_is_chosen_by_name(tmp_path: Path) -> None:
         with pytest.raises(InvalidRequestError, match=r"name one, e\.g\. hf://org/model/a-Q4\.gguf"):
             fetch(hub, "hf://org/model", tmp_path)
         assert fetch(hub, "hf://org/model/a-Q8.gguf", tmp_path) == {"a-Q8.gguf": WEIGHTS * 2}
+
+
+def test_mirror_with_an_authority_of_its_own_is_believed_when_that_is_named(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    ca_file = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(ca_file))
+    with HubServer(dict(FILES), tls=tls) as hub:
+        environment = {"HF_ENDPOINT": hub.endpoint}
+        stranger = Access.from_config(SourcesConfig(), environment, allow_private_urls=True)
+        with pytest.raises(SllmError, match="certificate"):
+            list_files(Location.parse("hf://org/model"), stranger)
+        trusted = SourcesConfig(ca_file=str(ca_file))
+        try:
+            friend = Access.from_config(trusted, environment, allow_private_urls=True)
+            Fetch(Location.parse("hf://org/model"), tmp_path / "out", friend, max_bytes=1 << 30).run()
+        finally:
+            set_client_factory(default_client_factory)  # the library keeps one per process
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == WEIGHTS

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
 import threading
 from hashlib import sha1, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,20 +21,25 @@ LFS_FROM_BYTES = 1000
 class HubServer:
     """One repository. `commits` maps a commit to its files, `branches` a name to a commit; `token` gates it."""
 
-    def __init__(self, files: dict[str, bytes], *, token: str | None = None) -> None:
+    def __init__(
+        self, files: dict[str, bytes], *, token: str | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.commits: dict[str, dict[str, bytes]] = {}
         self.branches: dict[str, str] = {}
         self.token = token
         self.asked: list[str] = []
-        self.store = RangedServer({})
+        self.store = RangedServer({}, tls=tls)
         self.push("main", files)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
+        self._scheme = "http" if tls is None else "https"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}"
 
     def push(self, branch: str, files: dict[str, bytes]) -> str:
         """A new commit on `branch`; returns it."""

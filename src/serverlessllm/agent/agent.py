@@ -17,6 +17,7 @@ from typing import Final, get_args
 
 from blake3 import blake3
 
+from serverlessllm.agent.disk import NodeDisk
 from serverlessllm.agent.event_log import EventLog
 from serverlessllm.agent.inference import Inference
 from serverlessllm.agent.load import NodeParts
@@ -36,6 +37,7 @@ from serverlessllm.errors import (
     ShuttingDownError,
     SllmError,
 )
+from serverlessllm.loader.disk.inventory import DiskInventory
 from serverlessllm.loader.disk.tier import NvmeTier
 from serverlessllm.loader.loader import Loader
 from serverlessllm.loader.manifest import origin_opener
@@ -87,6 +89,7 @@ class Agent:
         self._encoding = asyncio.Semaphore(MAX_ENCODINGS)
         self._tasks: list[asyncio.Task[None]] = []
         self._prefault: Prefaulter
+        self.disk: NodeDisk
         self._parts: NodeParts
         self._loads: Loads
 
@@ -106,13 +109,14 @@ class Agent:
         except BaseException:
             arena.close(keep=True)
             raise
+        nvme = NvmeTier(data_path / "artifacts", config.loader.nvme_budget_bytes, self._clock)
         self._parts = NodeParts(
             config=config,
             clock=self._clock,
             arena=arena,
             loader=Loader(
                 arena,
-                NvmeTier(data_path / "artifacts", config.loader.nvme_budget_bytes, self._clock),
+                nvme,
                 config.loader,
                 self._clock,
                 io_profile=NodeProfile(data_path).read().io,
@@ -124,6 +128,9 @@ class Agent:
             reporter=Reporter(self.events, self.metrics, arena, self._clock),
         )
         self._loads = Loads(self._parts)
+        self.disk = NodeDisk(
+            self.agent_id, DiskInventory(data_path, nvme), self._parts.loader, self._bound_revisions
+        )
         self._prefault = Prefaulter(
             arena, min(config.arena.prefault_bytes, arena.budget_bytes), is_busy=self._is_busy
         )
@@ -251,6 +258,11 @@ class Agent:
         if any(not replica.is_idle for replica in replicas):
             return True
         return any(state.num_priming for state in self._parts.slots.states().values())
+
+    def _bound_revisions(self) -> list[str]:
+        """Of every replica that is not gone."""
+        replicas = self._loads.replicas.values()
+        return [replica.key.revision for replica in replicas if replica.state != "gone"]
 
     def _dtypes(self) -> dict[str, str]:
         """Engine → compute dtype, where it is known."""

@@ -28,6 +28,7 @@ from serverlessllm.errors import (
 )
 from serverlessllm.telemetry import metrics
 from serverlessllm.wire.agent import SECRET_HEADER, InferHeaders, LoadRequest, UnloadRequest
+from serverlessllm.wire.disk import CleanNode
 from serverlessllm.wire.openai import field_error
 
 AGENT: Final = web.AppKey("agent", Agent)
@@ -50,6 +51,8 @@ def create_app(agent: Agent) -> web.Application:
     app.router.add_post("/infer", _infer)
     app.router.add_get("/events", _events, allow_head=False)
     app.router.add_get("/status", _status)
+    app.router.add_get("/disk", _disk)
+    app.router.add_post("/disk/clean", _clean_disk)
     app.router.add_get("/metrics", _metrics)
     app.router.add_get("/healthz", _healthz)
     app.on_shutdown.append(_end_events)
@@ -127,6 +130,14 @@ async def _end_events(app: web.Application) -> None:
 
 async def _status(request: web.Request) -> web.Response:
     return _json(request.app[AGENT].status())
+
+
+async def _disk(request: web.Request) -> web.Response:
+    return _json(await request.app[AGENT].disk.status())
+
+
+async def _clean_disk(request: web.Request) -> web.Response:
+    return _json(await request.app[AGENT].disk.clean(await _body(request, CleanNode)))
 
 
 async def _metrics(request: web.Request) -> web.Response:

@@ -90,6 +90,23 @@ def is_owned(path: Path) -> bool:
     return False
 
 
+def remove_unowned(path: Path) -> bool:
+    """Remove a directory that no living process holds; False when one does."""
+    try:
+        with _locked(path.parent):  # who makes one holds this until its own is locked
+            fd = os.open(path, _DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(fd)
+                return False
+    except FileNotFoundError:
+        return True
+    shutil.rmtree(path, ignore_errors=True)
+    os.close(fd)
+    return True
+
+
 def fsync_directory(path: Path) -> None:
     """Make a directory's entries durable."""
     fd = os.open(path, _DIRECTORY)

@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "stop": "stop:stop",
     "chat": "chat:chat",
     "ps": "ps:ps",
+    "disk": "disk:disk",
     "key": "key:key",
     "request": "request:request",
     "checkpoint": "checkpoint:checkpoint",

@@ -24,7 +24,7 @@ from serverlessllm.clock import Clock
 from serverlessllm.errors import NotFoundError, QueueFullError, ShuttingDownError, SllmError
 from serverlessllm.ingest.child import run_child
 from serverlessllm.ingest.job_store import JobStore
-from serverlessllm.ingest.workplace import Workplace
+from serverlessllm.ingest.workplace import Workplace, shown
 from serverlessllm.types import mint_id
 from serverlessllm.wire.ingest import (
     Failure,
@@ -66,7 +66,7 @@ class Jobs:
         for job in await self._on_disk(self._store.load):
             self._jobs[job.id] = job
             if not job.is_finished:
-                log.info("%s (%s) is taken up again", job.id, job.source)
+                log.info("%s (%s) is taken up again", job.id, shown(job.source))
                 self._jobs[job.id] = _restarted(job)
                 self._spawn(job.id)
         known = list(self._jobs.values())
@@ -161,7 +161,6 @@ class Jobs:
                 await self._work(job_id)
             except (SllmError, OSError) as error:
                 failure = error if isinstance(error, SllmError) else SllmError(str(error), source="ingest")
-                log.warning("%s (%s) failed: %s", job_id, self._jobs[job_id].source, failure.message)
                 await self._fail(job_id, failure.as_openai()["error"])
         job = self._jobs[job_id]
         if job.state == "done" and job.resolved is not None:
@@ -200,6 +199,7 @@ class Jobs:
             )
 
     async def _fail(self, job_id: str, error: dict[str, object]) -> None:
+        log.warning("%s (%s) failed: %s", job_id, shown(self._jobs[job_id].source), error.get("message"))
         await self._change(job_id, state="failed", phase=None, eta_s=None, error=error)
 
     async def _change(self, job_id: str, **changes: object) -> None:

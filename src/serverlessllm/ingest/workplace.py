@@ -61,7 +61,7 @@ class Workplace:
         try:
             FetchArea(self.fetches, resolved, wait=False).discard()
         except OSError as error:
-            log.info("fetched files of %s stay: %s", resolved, error)
+            log.info("fetched files of %s stay: %s", shown(resolved), error)
 
     def sweep(self, unfinished: Iterable[str], done: Iterable[str]) -> None:
         """Remove what killed conversions left, and fetched files that nobody needs or asked for in a long time.
@@ -76,3 +76,8 @@ class Workplace:
         keep = {area_name(resolved) for resolved in unfinished}
         for name in fetch_area.sweep(self.fetches, keep, self.config.ingest.keep_fetched_s):
             log.info("removed the fetched files in %s: nobody asked for them again", name)
+
+
+def shown(source: str) -> str:
+    """A source for logs: what follows a URL's question mark may be a signature."""
+    return source.partition("?")[0]

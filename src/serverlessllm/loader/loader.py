@@ -40,7 +40,7 @@ from serverlessllm.loader.transfer.read_pool import ReadPool
 from serverlessllm.loader.transfer.threads import LoaderThreads
 from serverlessllm.node_profile import IoProfile
 from serverlessllm.sources.download import DEFAULT_WORKERS
-from serverlessllm.sources.file import FileSource
+from serverlessllm.sources.file import FileIdentity, FileSource
 from serverlessllm.types import Tier
 
 _log = logging.getLogger(__name__)
@@ -190,6 +190,17 @@ class Loader:
         if self._arena.get(revision) is not None:
             return "dram"
         return "nvme" if on_disk else "remote"
+
+    def is_verified_on_disk(self, revision: str) -> bool:
+        """Whether every weights file on disk was checked since this loader began, and has not changed since."""
+        try:
+            files = {
+                path: FileIdentity.of(path.stat())
+                for path in self._nvme.artifact_path(revision).glob("*.bin")
+            }
+        except OSError:
+            return False
+        return bool(files) and self._parts.trust.is_right(files)
 
     def in_use(self) -> set[str]:
         """Revisions that are being loaded or that a worker has pinned: their copies on disk stay."""

@@ -118,6 +118,15 @@ OPERATIONS: Final = (
     ),
     Operation("get", "/admin/agents", "Nodes", "AgentList"),
     Operation("get", "/admin/agents/{id}", "One node", "AgentView", errors=(404,), parameters=(_IN_ID,)),
+    Operation("get", "/admin/disk", "What lies on the nodes' disks", "DiskView", errors=(503,)),
+    Operation(
+        "post",
+        "/admin/disk/clean",
+        "Remove what nobody needs from the nodes' disks",
+        "CleanedView",
+        body="CleanDisk",
+        errors=(409, 503),
+    ),
     Operation(
         "get",
         "/admin/requests",

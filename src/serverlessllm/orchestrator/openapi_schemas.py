@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from serverlessllm.types import MAX_MODEL_NAME_BYTES
-from serverlessllm.wire import admin, openai
+from serverlessllm.wire import admin, disk, openai
 
 Schema = dict[str, Any]
 """A JSON schema: a tree of JSON values, which has no narrower type."""
@@ -83,6 +83,9 @@ STRUCTS: Final = (
     admin.Deleted,
     admin.AgentView,
     admin.AgentList,
+    disk.DiskView,
+    disk.CleanDisk,
+    disk.CleanedView,
     admin.RequestList,
     admin.RequestDetail,
     admin.CreateKey,
@@ -118,6 +121,7 @@ def schemas() -> Schema:
         "minimum": 0,
         "maximum": openai.MAX_COMPLETION_LOGPROBS,
     }
+    components["CleanDisk"]["properties"]["to_bytes"] |= {"minimum": 0}
     components["CreateKey"]["properties"]["name"] |= {
         "pattern": "^[ -~]+$",
         "maxLength": admin.MAX_KEY_NAME_BYTES,

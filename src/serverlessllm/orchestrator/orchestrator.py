@@ -17,6 +17,7 @@ from serverlessllm.orchestrator.agent_link import AgentLink
 from serverlessllm.orchestrator.agents import Agents
 from serverlessllm.orchestrator.changes import Changes
 from serverlessllm.orchestrator.decisions import DecisionRing
+from serverlessllm.orchestrator.disks import Disks
 from serverlessllm.orchestrator.fetches import Fetches
 from serverlessllm.orchestrator.keyring import Keyring
 from serverlessllm.orchestrator.models import Models
@@ -92,6 +93,7 @@ class Orchestrator:
         keep_alive_s = self.config.keep_alive_s
         self._idle = IdleScaler(self.models, self._table, self._unbinder, clock, keep_alive_s)
         self.views = Views(self.models, self.agents, self.wakes, self.ring, decisions, clock, keep_alive_s)
+        self.disks = Disks(self.models, self.agents, self._may_remove_artifacts)
         self.proxy = self._new_proxy(Routing(self._table, costs, decisions, clock), secret, clock)
         self._idle_task: asyncio.Task[None] | None = None
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Client of an agent's control path: `/load`, `/unload`, `/status` and `/events`.
+"""Client of an agent's control path: `/load`, `/unload`, `/status`, `/disk` and `/events`.
 
 Every error is an `SllmError`: what the agent sent, or UnreachableError. `/infer` is not here: the hot path has a
 client of its own in `orchestrator/upstream.py`.
@@ -14,7 +14,7 @@ import httpx
 import msgspec
 
 from serverlessllm.errors import UnreachableError, WireError
-from serverlessllm.sdk.request import raise_for_error
+from serverlessllm.sdk.request import DELETE_TIMEOUT, raise_for_error
 from serverlessllm.wire.agent import (
     SECRET_HEADER,
     AgentStatus,
@@ -23,6 +23,7 @@ from serverlessllm.wire.agent import (
     UnloadRequest,
     UnloadResult,
 )
+from serverlessllm.wire.disk import CleanNode, DiskCleaned, DiskStatus
 from serverlessllm.wire.events import HEARTBEAT_S, AgentEvent
 
 T = TypeVar("T")
@@ -66,11 +67,15 @@ class AgentClient:
 
     async def status(self) -> AgentStatus:
         """The agent's whole state."""
-        try:
-            response = await self._http.get("/status")
-        except httpx.TransportError as error:
-            raise self._unreachable(error) from error
-        return _decode(response, AgentStatus)
+        return await self._get("/status", AgentStatus)
+
+    async def disk(self) -> DiskStatus:
+        """What lies on the node's disk."""
+        return await self._get("/disk", DiskStatus)
+
+    async def clean_disk(self, request: CleanNode) -> DiskCleaned:
+        """Remove what nobody needs."""
+        return await self._post("/disk/clean", request, DiskCleaned, DELETE_TIMEOUT)
 
     async def events(self, from_seq: int | None = None) -> AsyncGenerator[tuple[int, AgentEvent], None]:
         """(seq, event), from a snapshot or from what came after `from_seq`; see `wire/events.py`.
@@ -90,6 +95,13 @@ class AgentClient:
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
         raise UnreachableError(f"agent {self.address} ended its event stream", source="agent")
+
+    async def _get(self, path: str, kind: type[T]) -> T:
+        try:
+            response = await self._http.get(path)
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+        return _decode(response, kind)
 
     async def _post(self, path: str, body: msgspec.Struct, kind: type[T], timeout: httpx.Timeout) -> T:
         try:

@@ -25,6 +25,7 @@ from serverlessllm.wire.admin import (
     StopModel,
     Stopped,
 )
+from serverlessllm.wire.disk import CleanDisk, CleanedView, DiskView
 
 
 class ModelSettings(TypedDict, total=False):
@@ -64,6 +65,14 @@ def stop_model(name: str, drop_bytes: bool) -> Call[Stopped]:
 
 def list_agents() -> Call[AgentList]:
     return Call("GET", "/admin/agents", AgentList)
+
+
+def view_disks() -> Call[DiskView]:
+    return Call("GET", "/admin/disk", DiskView)
+
+
+def clean_disks(wish: CleanDisk) -> Call[CleanedView]:
+    return Call("POST", "/admin/disk/clean", CleanedView, wish)
 
 
 def list_requests(limit: int) -> Call[RequestList]:

@@ -20,7 +20,9 @@ from serverlessllm.sdk import calls
 from serverlessllm.sdk.pull_events import PullEvents
 from serverlessllm.sdk.request import (
     DEFAULT_URL,
+    DELETE_TIMEOUT,
     STREAM_TIMEOUT,
+    TIMEOUT,
     Call,
     RequestBuilder,
     raise_for_error,
@@ -37,6 +39,7 @@ from serverlessllm.wire.admin import (
     RequestDetail,
     RequestView,
 )
+from serverlessllm.wire.disk import CleanDisk, CleanedView, DiskView
 
 T = TypeVar("T")
 Message = Mapping[str, object]
@@ -133,6 +136,14 @@ class Client:
         """Every agent that the orchestrator follows."""
         return self._send(calls.list_agents()).agents
 
+    def disks(self) -> DiskView:
+        """What lies on the nodes' disks."""
+        return self._send(calls.view_disks())
+
+    def clean_disks(self, wish: CleanDisk) -> CleanedView:
+        """Remove what nobody needs. Raises ConflictError while a model is fetched whose artifact might be meant."""
+        return self._send(calls.clean_disks(wish), DELETE_TIMEOUT)
+
     def requests(self, limit: int = 50) -> list[RequestView]:
         """Live and recent requests, the newest first."""
         return self._send(calls.list_requests(limit)).requests
@@ -180,9 +191,9 @@ class Client:
         """Close the connections."""
         self._http.close()
 
-    def _send(self, call: Call[T]) -> T:
+    def _send(self, call: Call[T], timeout: httpx.Timeout = TIMEOUT) -> T:
         try:
-            return call.read(self._http.send(self._builder.build(call)))
+            return call.read(self._http.send(self._builder.build(call, timeout)))
         except httpx.TransportError as error:
             raise unreachable(self._builder.base_url, error) from error
 
@@ -257,6 +268,12 @@ class AsyncClient:
     async def agents(self) -> list[AgentView]:
         return (await self._send(calls.list_agents())).agents
 
+    async def disks(self) -> DiskView:
+        return await self._send(calls.view_disks())
+
+    async def clean_disks(self, wish: CleanDisk) -> CleanedView:
+        return await self._send(calls.clean_disks(wish), DELETE_TIMEOUT)
+
     async def requests(self, limit: int = 50) -> list[RequestView]:
         return (await self._send(calls.list_requests(limit))).requests
 
@@ -300,9 +317,9 @@ class AsyncClient:
         """Close the connections."""
         await self._http.aclose()
 
-    async def _send(self, call: Call[T]) -> T:
+    async def _send(self, call: Call[T], timeout: httpx.Timeout = TIMEOUT) -> T:
         try:
-            return call.read(await self._http.send(self._builder.build(call)))
+            return call.read(await self._http.send(self._builder.build(call, timeout)))
         except httpx.TransportError as error:
             raise unreachable(self._builder.base_url, error) from error
 

@@ -23,6 +23,8 @@ DEFAULT_URL: Final = "http://127.0.0.1:8343"
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _ERRNO: Final = re.compile(r"\[Errno -?\d+\] ")
 TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
+DELETE_TIMEOUT: Final = httpx.Timeout(300.0, connect=5.0)
+"""Some file systems take a second to delete 100 GB."""
 STREAM_TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0, read=None)
 """A held request is silent for as long as its model needs; the server's own deadlines end it."""
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, cast
 
 from serverlessllm.errors import CapacityError, CheckpointFormatError, ModelLoadError
 from serverlessllm.sources.safe_name import safe_name
@@ -27,6 +27,8 @@ from serverlessllm.sources.safe_name import safe_name
 SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".zip")
 COPY_BYTES: Final = 1 << 20
 MAX_HEADER_BYTES: Final = 1 << 20
+MAX_DIRECTORY_BYTES: Final = 16 << 20
+"""Of a zip's table of contents, which is read as a whole: 10,000 entries with the longest names fit."""
 _BROKEN: Final = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -120,7 +122,8 @@ def _copy(source: IO[bytes], file: IO[bytes], left_bytes: int, where: str, limit
 
 
 def _zip_entries(path: Path, stack: ExitStack) -> Iterator[_Entry]:
-    archive = stack.enter_context(zipfile.ZipFile(path))
+    raw = stack.enter_context(path.open("rb"))
+    archive = stack.enter_context(zipfile.ZipFile(cast(IO[bytes], _BoundedReads(raw, MAX_DIRECTORY_BYTES))))
     for info in archive.infolist():
         mode = info.external_attr >> 16
         if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -135,7 +138,7 @@ def _tar_entries(path: Path, stack: ExitStack) -> Iterator[_Entry]:
     raw: IO[bytes] | gzip.GzipFile = stack.enter_context(path.open("rb"))
     if path.name.lower().endswith("gz"):
         raw = stack.enter_context(gzip.GzipFile(fileobj=raw, mode="rb"))
-    archive = stack.enter_context(tarfile.TarFile(fileobj=_BoundedReads(raw)))
+    archive = stack.enter_context(tarfile.TarFile(fileobj=_BoundedReads(raw, MAX_HEADER_BYTES)))
     for member in archive:
         name = member.name.removeprefix("./")
         if member.isdir():
@@ -155,24 +158,26 @@ def _opened(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
 
 
 class _BoundedReads:
-    """A file of which tarfile cannot be made to read a gigabyte of extended header into memory at once."""
+    """A file of which no library can be made to read gigabytes of headers into memory at once."""
 
     name = ""
     mode = "rb"
 
-    def __init__(self, raw: IO[bytes] | gzip.GzipFile) -> None:
+    def __init__(self, raw: IO[bytes] | gzip.GzipFile, max_bytes: int) -> None:
         self._raw = raw
+        self._max_bytes = max_bytes
 
-    def read(self, size: int, /) -> bytes:
-        if not 0 <= size <= MAX_HEADER_BYTES:
-            raise tarfile.ReadError(f"a header of {size} bytes")
-        return self._raw.read(size)
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._raw.read(min(size, self._max_bytes + 1) if size >= 0 else self._max_bytes + 1)
+        if max(size, len(data)) > self._max_bytes:
+            raise tarfile.ReadError(f"a header of more than {self._max_bytes} bytes")
+        return data
 
     def write(self, data: bytes, /) -> int:
         raise io.UnsupportedOperation("write")
 
-    def seek(self, offset: int, /) -> int:
-        return self._raw.seek(offset)
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._raw.seek(offset, whence)
 
     def tell(self) -> int:
         return self._raw.tell()

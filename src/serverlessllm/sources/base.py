@@ -59,6 +59,15 @@ class Interruptible(Protocol):
         ...
 
 
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """A source that is better asked for much at once, and read in several calls."""
+
+    def announce(self, offset: int, nbytes: int) -> None:
+        """This thread will read these bytes next, front to back; if it does not, that costs it a connection."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """A range of the object that is fetched, verified and accepted as one.

@@ -27,8 +27,9 @@ from serverlessllm.errors import (
     SllmError,
     UnreachableError,
 )
-from serverlessllm.sources.base import Interruptible, Piece, Sink, Source
+from serverlessllm.sources.base import Interruptible, Piece, ReadsAhead, Sink, Source
 from serverlessllm.sources.origin import MAX_FAILURES, Origin, OriginReport, choose, paces
+from serverlessllm.sources.piece_queue import PieceQueue
 
 DEFAULT_WORKERS: Final = 8
 STEAL_GAIN: Final = 1.5
@@ -56,10 +57,14 @@ class DownloadReport:
 
 @dataclass(slots=True, eq=False)
 class _Task:
-    """A piece that a worker is after. `copy`: what a helper fetched meanwhile; the worker itself puts it in place."""
+    """A piece that a worker is after. `copy`: what a helper fetched meanwhile; the worker itself puts it in place.
+
+    `run_bytes`: see `piece_queue.Turn`.
+    """
 
     piece: Piece
     worker_id: int
+    run_bytes: int
     origin: Origin | None = None
     asked_s: float = 0.0
     helper_id: int | None = None
@@ -84,9 +89,10 @@ class Download:
         copies: threading.BoundedSemaphore | None = None,
         width: Callable[[], int] | None = None,
     ) -> None:
-        """Pieces are asked for in the given order. The origins stay open, for their owner to close. One that fails
-        `max_failures` times in a row is given up. `copies` counts pieces that may be held in memory of our own, and
-        may be shared with other downloads; `width` says how many pieces may be under way now, at most `num_workers`.
+        """Pieces are asked for in the given order, of a lone origin several in a row at once (`piece_queue.py`).
+        The origins stay open, for their owner to close. One that fails `max_failures` times in a row is given up.
+        `copies` counts pieces that may be held in memory of our own, and may be shared with other downloads; `width`
+        says how many pieces may be under way now, at most `num_workers`.
 
         Raises: ValueError without origins, or when several are to be mixed without digests to prove them equal.
         """
@@ -97,10 +103,10 @@ class Download:
         self._origins = [
             Origin(source, jitter or random.Random(), max_failures=max_failures) for source in origins
         ]
-        self._pieces = iter(pieces)
         self._sink = sink
         self._clock = clock or SystemClock()
         self._num_workers = max(1, min(num_workers, len(pieces)))
+        self._queue = PieceQueue(pieces, self._num_workers)
         self._total_bytes = sum(piece.nbytes for piece in pieces)
         self._num_left = len(pieces)
         self._copies = copies or threading.BoundedSemaphore(self._num_workers)
@@ -181,11 +187,14 @@ class Download:
         with self._changed:
             while self._num_left and not self._is_stopped and len(self._tasks) >= self._width():
                 self._changed.wait(LOOK_AGAIN_S)
-            piece = None if self._is_stopped else next(self._pieces, None)
-            if piece is None:
+            worker_id = threading.get_ident()
+            # Of several origins each piece is asked of the one that is best then.
+            is_lone = sum(origin.closed is None for origin in self._origins) == 1
+            turn = None if self._is_stopped else self._queue.take(worker_id, in_runs=is_lone)
+            if turn is None:
                 return None
             self._num_left -= 1
-            task = _Task(piece, threading.get_ident())
+            task = _Task(turn.piece, worker_id, turn.run_bytes)
             self._tasks.append(task)
             return task
 
@@ -266,6 +275,8 @@ class Download:
         failure: SllmError | None = None
         is_good = False
         try:
+            if task.run_bytes > piece.nbytes and isinstance(origin.source, ReadsAhead):
+                origin.source.announce(piece.offset, task.run_bytes)
             with memoryview(target) as view:
                 count = origin.source.read_into(piece.offset, view)
             failure = self._flaw(piece, count, target)

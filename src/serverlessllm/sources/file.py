@@ -30,6 +30,11 @@ class FileIdentity:
     size_bytes: int
     mtime_ns: int
 
+    @classmethod
+    def of(cls, status: os.stat_result) -> FileIdentity:
+        """Of a file that was looked at, open or not."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
 
 class FileSource:
     """One file, open for reading. `read_into` may be called from several threads at once.
@@ -102,8 +107,7 @@ class FileSource:
     @property
     def identity(self) -> FileIdentity:
         """Which file this is, and in which state."""
-        status = os.fstat(self._fd)
-        return FileIdentity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        return FileIdentity.of(os.fstat(self._fd))
 
     def read_into(self, offset: int, view: memoryview) -> int:
         """Fill the writable byte `view` from `offset`; returns the bytes read, fewer only at the file's end.

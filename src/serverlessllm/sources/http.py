@@ -41,6 +41,16 @@ class _Place:
     has_ranges: bool
 
 
+@dataclass(slots=True)
+class _Body:
+    """An answer of which bytes [at, end) of the object are still to be read."""
+
+    connection: PinnedConnection
+    response: http.client.HTTPResponse
+    at: int
+    end: int
+
+
 def display_name(url: str) -> str:
     """`url` without query, fragment and credentials."""
     parts = urlsplit(url)
@@ -73,7 +83,10 @@ class HttpSource:
         self._headers = dict(headers or {})
         self._lock = threading.Lock()
         self._place: _Place | None = None
+        # Of each reading thread:
         self._connections: dict[int, PinnedConnection] = {}
+        self._bodies: dict[int, _Body] = {}
+        self._announced: dict[int, range] = {}
         self._interrupted: set[int] = set()
 
     @property
@@ -118,6 +131,10 @@ class HttpSource:
                 self._read_range(self._found_again(place), offset, target)
         return end - offset
 
+    def announce(self, offset: int, nbytes: int) -> None:
+        """See `ReadsAhead`: the next read at `offset` asks for all of it."""
+        self._announced[threading.get_ident()] = range(offset, offset + nbytes)
+
     def interrupt(self, thread_id: int) -> None:
         """See `Interruptible`."""
         # First the mark, then the connection: the reading thread does the reverse, so one of both is seen.
@@ -135,6 +152,7 @@ class HttpSource:
         for connection in self._connections.values():
             connection.close()
         self._connections.clear()
+        self._bodies.clear()
 
     def __enter__(self) -> HttpSource:
         return self
@@ -180,20 +198,39 @@ class HttpSource:
 
     def _read_range(self, place: _Place, offset: int, view: memoryview) -> None:
         connection = self._connection(place.target)
-        end = offset + len(view)
-        headers = {**place.headers, "Range": f"bytes={offset}-{end - 1}"}
-        if place.identity.condition is not None:
-            headers["If-Range"] = place.identity.condition
         try:
-            response = self._ask(connection, headers)
-            check_range(self._understood(response), place.identity, offset, end, name=self.name)
-            self._receive(response, view)
+            body = self._body(place, connection, offset, offset + len(view))
+            self._receive(body.response, view)
+            body.at += len(view)
+            if body.at < body.end:
+                self._bodies[threading.get_ident()] = body
+            # Reads the end of a chunked body, so that the connection can be used again.
+            elif not body.response.isclosed() and body.response.read(1):
+                raise ModelLoadError(f"{self.name} sends more bytes than were asked for", source="agent")
         except (OSError, http.client.HTTPException) as error:
             self._drop(connection)
             raise failure(place.target, self.name, error) from error
         except SllmError:
             self._drop(connection)  # the rest of the body is still in it
             raise
+
+    def _body(self, place: _Place, connection: PinnedConnection, start: int, end: int) -> _Body:
+        """Where bytes [start, end) are read from next: the answer that this thread is in, or a new one."""
+        thread_id = threading.get_ident()
+        body = self._bodies.pop(thread_id, None)
+        if body is not None and body.connection is connection:
+            if body.at == start and end <= body.end:
+                return body
+            connection.close()  # it is full of bytes that nobody wants any more
+        announced = self._announced.pop(thread_id, range(0))
+        if start == announced.start:
+            end = min(max(end, announced.stop), self.size)
+        headers = {**place.headers, "Range": f"bytes={start}-{end - 1}"}
+        if place.identity.condition is not None:
+            headers["If-Range"] = place.identity.condition
+        response = self._ask(connection, headers)
+        check_range(self._understood(response), place.identity, start, end, name=self.name)
+        return _Body(connection, response, start, end)
 
     def _ask(self, connection: PinnedConnection, headers: Mapping[str, str]) -> http.client.HTTPResponse:
         """Send the request; a kept connection that the server has closed meanwhile is opened anew, once."""
@@ -215,9 +252,6 @@ class HttpSource:
                     f"{self.name}: the connection ended after {done} of {len(view)} bytes", source="agent"
                 )
             done += count
-        # Reads the end of a chunked body, so that the connection can be used again.
-        if not response.isclosed() and response.read(1):
-            raise ModelLoadError(f"{self.name} sends more bytes than were asked for", source="agent")
 
     def _connection(self, target: Target) -> PinnedConnection:
         """This thread's connection to where the object is now."""

@@ -19,6 +19,7 @@ from typing import Final
 from urllib.parse import urljoin
 
 from serverlessllm.errors import ConfigError, ModelLoadError, UnreachableError
+from serverlessllm.sources.body_socket import BodySocket
 from serverlessllm.sources.url_policy import Target, UrlPolicy
 
 MAX_REDIRECTS: Final = 5
@@ -83,11 +84,11 @@ class PinnedConnection(http.client.HTTPConnection):
             raise failure
         try:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.sock = self._secured(plain)
-            self.sock.settimeout(self._access.stall_timeout_s)
+            self.sock = self._ready(plain)
             self._check_not_interrupted()
         except OSError:
             plain.close()
+            self.close()
             raise
         self.num_requests = 0
 
@@ -95,10 +96,12 @@ class PinnedConnection(http.client.HTTPConnection):
         if self.is_interrupted:
             raise ConnectionAbortedError("interrupted")
 
-    def _secured(self, plain: socket.socket) -> socket.socket:
+    def _ready(self, plain: socket.socket) -> socket.socket:
         if self.target.scheme == "http":
-            return plain
-        return self._access.tls.wrap_socket(plain, server_hostname=self.target.host)
+            return BodySocket(plain, self._access.stall_timeout_s)
+        secured = self._access.tls.wrap_socket(plain, server_hostname=self.target.host)
+        secured.settimeout(self._access.stall_timeout_s)
+        return secured
 
     def send_get(self, headers: Mapping[str, str]) -> http.client.HTTPResponse:
         """GET the target, asking for the bytes as they are. Raises: OSError, HTTPException."""

@@ -8,6 +8,7 @@ commit when it is first asked about, so that all files are of one state. Knows n
 from __future__ import annotations
 
 import re
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ class HubRepository:
             from huggingface_hub import HfApi
         except ImportError as error:
             raise ConfigError("hf:// needs huggingface_hub; pip install 'serverlessllm[hub]'") from error
+        if access.ca_file is not None:
+            _believe(access.http.tls)
         self.name = repository
         self._endpoint = access.environment.get("HF_ENDPOINT", PUBLIC_HUB).rstrip("/")
         # False, not None: None would let the library look for a token that nobody handed to us.
@@ -119,6 +122,14 @@ class HubRepository:
             raise UnreachableError(f"{what}: {_first_line(error)}", source="ingest") from error
         except (httpx2.HTTPError, OSError) as error:
             raise UnreachableError(f"{self._endpoint}: {_first_line(error)}", source="ingest") from error
+
+
+def _believe(tls: ssl.SSLContext) -> None:
+    """Make the library's own calls trust whom we trust: it takes no such setting, but a client for the process."""
+    import httpx2
+    from huggingface_hub import set_client_factory
+
+    set_client_factory(lambda: httpx2.Client(verify=tls, follow_redirects=True, timeout=None))
 
 
 def _is_below(name: str, path: str) -> bool:

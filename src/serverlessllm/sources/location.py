@@ -25,8 +25,9 @@ from serverlessllm.sources.file import FileSource
 from serverlessllm.sources.http import HttpSource, display_name
 from serverlessllm.sources.http_listing import list_http
 from serverlessllm.sources.hub import HubRepository
-from serverlessllm.sources.s3 import S3Bucket
+from serverlessllm.sources.s3 import S3Bucket, check_bucket
 from serverlessllm.sources.safe_name import safe_name
+from serverlessllm.sources.url_policy import check_form
 
 LocationKind = Literal["path", "http", "s3", "hub"]
 FILE_SUFFIXES: Final = (*SUFFIXES, ".gguf", ".safetensors", ".bin", ".pt", ".pth")
@@ -54,11 +55,13 @@ class Location:
         """Raises: InvalidRequestError saying what may be written instead."""
         if text.startswith("s3://"):
             bucket, _, prefix = text.removeprefix("s3://").partition("/")
+            check_bucket(bucket)
             prefix = prefix.strip("/")
             if prefix:
                 safe_name(prefix, where=text[:200])
             return cls("s3", bucket, prefix)
         if text.startswith(("http://", "https://")):
+            check_form(text)  # before it is written down anywhere: it may hold a password
             return cls("http", text)
         if text.startswith("hf://"):
             return cls._parse_hub(text.removeprefix("hf://"))

@@ -60,8 +60,7 @@ class S3Bucket:
 
     def __init__(self, bucket: str, access: Access) -> None:
         """Asks nobody. Raises: InvalidRequestError for what is no bucket name; ConfigError without obstore."""
-        if not _BUCKET.fullmatch(bucket):
-            raise InvalidRequestError(f"s3: {bucket[:70]!r} is not a bucket name", param="source")
+        check_bucket(bucket)
         settings = store_settings(access)
         endpoint = settings.get("aws_endpoint_url") or settings.get("aws_endpoint")
         self.name = bucket
@@ -104,6 +103,12 @@ class S3Bucket:
         for file in found:
             safe_name(file.name, where=where)
         return sorted(found, key=lambda file: file.name)
+
+
+def check_bucket(name: str) -> None:
+    """Raises: InvalidRequestError for what is no bucket name."""
+    if not _BUCKET.fullmatch(name):
+        raise InvalidRequestError(f"s3: {name[:70]!r} is not a bucket name", param="source")
 
 
 def store_settings(access: Access) -> dict[str, str]:

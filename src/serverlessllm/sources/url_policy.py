@@ -118,8 +118,16 @@ class UrlPolicy:
         # A scope id (fe80::1%eth0) is no part of the number.
         for address in _readings(ipaddress.ip_address(text.partition("%")[0])):
             rule = _broken_rule(address, self.allow_private)
-            if rule is not None:
-                raise _denied(host, f"{text} is {rule}")
+            if rule is None:
+                continue
+            can_be_allowed = _broken_rule(address, True) is None
+            advice = "an operator can allow private addresses with ingest.allow_private_urls"
+            raise _denied(host, f"{text} is {rule}" + (f"; {advice}" if can_be_allowed else ""))
+
+
+def check_form(url: str) -> None:
+    """Whether this is a plain http(s) URL; resolves nothing. Raises: InvalidRequestError, without the URL in it."""
+    _split(url)
 
 
 def _split(url: str) -> tuple[SplitResult, int]:
@@ -177,8 +185,4 @@ def _invalid(reason: str) -> InvalidRequestError:
 
 
 def _denied(host: str, reason: str) -> PermissionDeniedError:
-    return PermissionDeniedError(
-        f"{host[:100]} may not be fetched from: {reason}; an operator can allow private addresses with "
-        "ingest.allow_private_urls",
-        param="url",
-    )
+    return PermissionDeniedError(f"{host[:100]} may not be fetched from: {reason}", param="url")

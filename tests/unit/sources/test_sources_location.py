@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serverlessllm.errors import CheckpointFormatError, InvalidRequestError, SllmError
+from serverlessllm.errors import CheckpointFormatError, InvalidRequestError
 from serverlessllm.sources.access import Access
 from serverlessllm.sources.http_connection import HttpAccess
 from serverlessllm.sources.location import Location, list_files, open_source
@@ -60,8 +60,17 @@ def test_place_that_leaves_its_root_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["s3://B", "s3://", "s3://a_b/c"])
 def test_what_is_no_bucket_is_refused(text: str) -> None:
-    with pytest.raises(SllmError, match="bucket name"):
-        open_source(Location.parse(text), "model.bin", ACCESS)
+    with pytest.raises(InvalidRequestError, match="bucket name"):
+        Location.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["https://user:secret@host/m", "http://host:99999/", "https:///m", "http://[x/"]
+)
+def test_what_is_no_url_is_refused_without_being_repeated(text: str) -> None:
+    with pytest.raises(InvalidRequestError, match="not a URL that can be fetched") as caught:
+        Location.parse(text)
+    assert "secret" not in caught.value.message
 
 
 def test_name_shows_no_query() -> None:

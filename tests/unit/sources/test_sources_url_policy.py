@@ -121,6 +121,13 @@ def test_public_addresses_pass_and_are_pinned(host: str) -> None:
     assert list(target.addresses) == NAMES.get(host, [host])
 
 
+def test_advice_is_given_only_where_it_helps() -> None:
+    with pytest.raises(PermissionDeniedError, match=r"ingest\.allow_private_urls"):
+        POLICY.check("http://10.0.0.1/")
+    with pytest.raises(PermissionDeniedError, match=r"metadata service$"):
+        POLICY.check("http://169.254.169.254/")
+
+
 @pytest.mark.parametrize("host", ["empty.example", "no-such-name.invalid"])
 def test_name_without_address_is_unreachable(host: str) -> None:
     with pytest.raises(UnreachableError, match=host):

@@ -18,7 +18,7 @@ from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from serverlessllm.checkpoint import staging
 from serverlessllm.clock import Clock
@@ -26,13 +26,12 @@ from serverlessllm.errors import DiskFullError
 from serverlessllm.loader.disk.record import NvmeRecord
 from serverlessllm.loader.evict import EvictionCandidate, choose_victims
 from serverlessllm.types import is_revision
+from serverlessllm.wire.disk import CopyKind
 
 FETCH_PREFIX: Final = ".fetch-"
 BAD_NAME: Final = ".bad"
 RESERVE_RATIO: Final = 0.05
 """Share of the file system that is left free when no budget is set."""
-
-CopyKind = Literal["artifact", "fetching", "quarantined", "leftover"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ class NvmeTier:
         """`budget_bytes` 0 takes all of the file system but `RESERVE_RATIO`."""
         self.directory = directory
         self.record = NvmeRecord(directory)
-        self._budget_bytes = budget_bytes
+        self.budget_bytes = budget_bytes
         self._clock = clock
 
     def artifact_path(self, revision: str) -> Path:
@@ -85,15 +84,15 @@ class NvmeTier:
             known = records.get(revision)
             last_used_s = known.last_used_s if known is not None else path.stat().st_mtime
             origins = tuple(known.origins) if known is not None else ()
-            found.append(NvmeCopy(path, kind, revision, _held_bytes(path), last_used_s, origins))
+            found.append(NvmeCopy(path, kind, revision, held_bytes(path), last_used_s, origins))
         return sorted(found, key=lambda copy: copy.kind != "artifact")
 
     def room_bytes(self) -> int:
         """Bytes that may be written now; less than 0 when the budget was lowered below what is here."""
         usage = shutil.disk_usage(next(p for p in (self.directory, *self.directory.parents) if p.is_dir()))
-        if self._budget_bytes:
-            held_bytes = sum(copy.nbytes for copy in self.copies())
-            return min(self._budget_bytes - held_bytes, usage.free)
+        if self.budget_bytes:
+            used_bytes = sum(copy.nbytes for copy in self.copies())
+            return min(self.budget_bytes - used_bytes, usage.free)
         return usage.free - int(usage.total * RESERVE_RATIO)
 
     def make_room(
@@ -141,6 +140,11 @@ class NvmeTier:
             shutil.rmtree(copy.path, ignore_errors=True)
         else:
             copy.path.unlink(missing_ok=True)
+
+    def forget(self, revision: str) -> None:
+        """The revision's artifact is gone. A record that cannot be written is done without."""
+        with suppress(OSError):
+            self.record.forget(revision)
 
     def clean(self, *, kinds: Container[CopyKind]) -> list[NvmeCopy]:
         """Delete everything of these kinds; returns it. Directories that a process is writing stay."""
@@ -216,8 +220,8 @@ def _is_owned(copy: NvmeCopy) -> bool:
     return copy.kind in ("fetching", "leftover") and staging.is_owned(copy.path)
 
 
-def _held_bytes(path: Path) -> int:
-    """Bytes on the disk below a path; files that vanish meanwhile count nothing."""
+def held_bytes(path: Path) -> int:
+    """Bytes on the disk below a directory; files that vanish meanwhile count nothing."""
     total = 0
     for folder, _, names in os.walk(path):
         for name in names:

@@ -32,6 +32,11 @@ class DiskTrust:
         with self._lock:
             return self._seen.get(path) != identity
 
+    def is_right(self, identities: Mapping[Path, object]) -> bool:
+        """Whether all of these files were found right, and are as they were then."""
+        with self._lock:
+            return all(self._seen.get(path) == identity for path, identity in identities.items())
+
     def note_right(self, identities: Mapping[Path, object]) -> None:
         """These files were read whole, each byte was checked, and all were right."""
         with self._lock:
