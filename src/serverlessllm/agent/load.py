@@ -252,6 +252,7 @@ class Load:
         self._incoming = incoming
         self._moving_s = self._parts.clock.monotonic_s()
         self._moving.set()
+        self._note_progress("fetch" if incoming.tier == "remote" else "read", 0, incoming.expected_s)
 
     def _note_read(self, leave: Callable[[], None], progress: LoadProgress) -> None:
         leave()
