@@ -37,8 +37,8 @@ def checkout(package: Path) -> Path:
 def bench(name: str, arguments: tuple[str, ...]) -> int:
     """Run a benchmark of this checkout.
 
-    NAME is cold-start or stream-load; ARGUMENTS go to it (try `sllm bench cold-start --help`). It prints a table and, as its
-    last line, one JSON object.
+    NAME is cold-start or stream-load; ARGUMENTS go to it (try `sllm bench cold-start --help`). It prints a table
+    and, as its last line, one JSON object.
     """
     root = checkout(Path(serverlessllm.__file__).parent)
     path = root / "benchmarks" / BENCHMARKS[name] / "run.py"
