@@ -33,6 +33,10 @@ class Arriving:
     def is_whole(self) -> bool:
         return self.num_arrived == len(self.shards)
 
+    def is_waiting(self) -> bool:
+        """Whether nothing can be computed with what is there."""
+        return not self.engine.has_work
+
     def arrive(self) -> None:
         """The next shard."""
         start, nbytes = self.shards[self.num_arrived]

@@ -59,12 +59,12 @@ class Admission:
         return Need(self._missing_bytes(replica), num_others + 1 - self._max_replicas)
 
     def _missing_bytes(self, replica: Replica) -> int:
-        """What lacks beyond free bytes and those that the loader may evict; nothing for bytes that are here."""
-        if self._arena.get(replica.key.revision) is not None:
+        """What lacks beyond free bytes and those that the loader may evict; nothing for bytes that are here or
+        on their way."""
+        entries = self._arena.entries()
+        if any(entry.revision == replica.key.revision for entry in entries):
             return 0
-        evictable_bytes = sum(
-            entry.held_bytes for entry in self._arena.entries() if entry.complete and not entry.pinned
-        )
+        evictable_bytes = sum(entry.held_bytes for entry in entries if entry.complete and not entry.pinned)
         return replica.held_bytes - self._arena.free_bytes - evictable_bytes
 
     def _victims(self, replica: Replica, missing: Need) -> list[Replica] | None:

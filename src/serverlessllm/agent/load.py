@@ -23,6 +23,7 @@ from typing import Final, NoReturn
 
 from serverlessllm.agent.admission import RECHECK_S, Admission
 from serverlessllm.agent.artifacts import OpenArtifact, OpenArtifacts
+from serverlessllm.agent.load_checks import check_budget, check_dtype
 from serverlessllm.agent.load_messages import attach_of, bandwidths, early_result_of, result_of
 from serverlessllm.agent.replica import Replica
 from serverlessllm.agent.reporter import Reporter
@@ -33,10 +34,8 @@ from serverlessllm.config import Config
 from serverlessllm.engine.slots import SlotPool
 from serverlessllm.errors import (
     CapacityError,
-    ConfigError,
     DiskFullError,
     EngineError,
-    InsufficientMemoryError,
     ModelLoadError,
     NotFoundError,
     WorkerLostError,
@@ -145,7 +144,7 @@ class Load:
         )
         self._replica.nbytes = opened.nbytes
         self._replica.held_bytes = self._parts.arena.held_bytes(opened.nbytes)
-        self._check_budget()
+        check_budget(self._replica, self._parts.arena.budget_bytes)
         self._reading = asyncio.create_task(self._read(opened))
         text = await self._gather(opened)
         self._stream = self._as_stream()
@@ -153,7 +152,7 @@ class Load:
             await self._whole()
             self._note_progress("bind", opened.nbytes, 0.0)
         bound_s = self._parts.clock.monotonic_s()
-        self._check_dtype()
+        check_dtype(self._replica, self._request.dtype)
         attach = attach_of(self._parts.config.engine, self._parts.arena, self._request, opened, self._stream)
         await self._replica.bind(attach, text, self._stream)
         self._bind_ms = (self._parts.clock.monotonic_s() - bound_s) * 1e3
@@ -257,6 +256,7 @@ class Load:
         self._incoming = incoming
         self._moving_s = self._parts.clock.monotonic_s()
         self._moving.set()
+        self._note_progress("fetch" if incoming.tier == "remote" else "read", 0, incoming.expected_s)
 
     def _note_read(self, leave: Callable[[], None], progress: LoadProgress) -> None:
         leave()
@@ -276,26 +276,6 @@ class Load:
     def _restart_limit(self) -> None:
         if self._limit is not None:
             self._limit.reschedule(asyncio.get_running_loop().time() + self._timeout_s)
-
-    def _check_budget(self) -> None:
-        budget_bytes = self._parts.arena.budget_bytes
-        if self._replica.held_bytes > budget_bytes:
-            raise InsufficientMemoryError(
-                f"model {self._replica.key.model} needs {self._replica.held_bytes} bytes of DRAM, this node's "
-                f"budget is {budget_bytes}; raise arena.budget_bytes or use a smaller model",
-                param="model",
-                source="agent",
-            )
-
-    def _check_dtype(self) -> None:
-        wanted, found = self._request.dtype, self._replica.dtype
-        if self._replica.engine == "torch" and wanted != "auto" and found is not None and wanted != found:
-            raise ConfigError(
-                f"model {self._replica.key.model} asks for {wanted}, this node's engine computes in {found}; "
-                "set engine.dtype, or let the model use auto",
-                param="dtype",
-                source="agent",
-            )
 
     def _note_progress(self, phase: str, done_bytes: int, eta_s: float) -> None:
         self._parts.reporter.load_progressed(

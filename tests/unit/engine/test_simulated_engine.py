@@ -208,3 +208,40 @@ def test_attach_with_bad_option_names_it(clock: HandClock, options: dict[str, fl
 def test_attach_with_absurd_vocabulary_is_refused(clock: HandClock, vocab_size: object) -> None:
     with pytest.raises(UnsupportedCheckpointError, match="vocab_size"):
         attached(clock, architecture={"vocab_size": vocab_size})
+
+
+def streaming(clock: HandClock, num_shards: int, *, prefill_s: float) -> SimulatedEngine:
+    engine = SimulatedEngine("float32", clock=clock, pause=clock.pause)
+    layout = ModelLayout(architecture={}, tensors=[], groups=[], aliases={})
+    shards = [(number, 1) for number in range(num_shards)]
+    weights = Weights(memoryview(bytes(num_shards)), layout, shards, 0)
+    engine.attach_weights(weights, EngineLimits(8, 0), {"prefill_s": prefill_s})
+    return engine
+
+
+@pytest.mark.parametrize(("shard_s", "first_s"), [(1.0, 4.25), (0.125, 1.125)])
+def test_first_id_is_due_when_load_and_prefill_have_overlapped(
+    clock: HandClock, shard_s: float, first_s: float
+) -> None:
+    engine = streaming(clock, 4, prefill_s=1.0)
+    began_s = clock.now_s
+    engine.add(request(max_tokens=1))
+    for number in range(1, 5):
+        assert not engine.has_work
+        clock.pause(shard_s)
+        engine.shards_arrived(number)
+    clock.pause(engine.due_in_s)
+    assert engine.step() == []
+    clock.pause(engine.due_in_s)
+    (event,) = engine.step()
+    assert clock.now_s - began_s == first_s
+    assert (event.wait_ms, event.prefill_ms, event.stall_ms) == (0, 1000, (first_s - 1) * 1e3)
+
+
+def test_request_after_the_last_shard_waits_for_none(clock: HandClock) -> None:
+    engine = streaming(clock, 2, prefill_s=1.0)
+    engine.shards_arrived(2)
+    clock.pause(5.0)
+    engine.add(request(max_tokens=1))
+    engine.step()
+    assert engine.due_in_s == 1.0

@@ -106,14 +106,14 @@ def test_ids_equal_those_of_whole_weights_in_any_order(
 def test_block_is_computed_once_its_shard_is_there(subject: Subject) -> None:
     arriving = Arriving(subject.weights)
     arriving.engine.add(request("r", PROMPT, 4))
-    assert not arriving.engine.has_work
+    assert arriving.is_waiting()
     assert arriving.grant() > 0
     assert arriving.run() == []
     for _ in range(3):
         arriving.arrive()
-        assert arriving.engine.has_work
+        assert not arriving.is_waiting()
         assert arriving.run() == []
-        assert not arriving.engine.has_work
+        assert arriving.is_waiting()
     events = arriving.finish()
     subject.check(request("r", PROMPT, 4), [event.token_id for event in events])
 
