@@ -19,6 +19,7 @@ from serverlessllm.agent.queue import NO_DEADLINE_S
 from serverlessllm.agent.replica import Replica
 from serverlessllm.clock import Clock
 from serverlessllm.errors import ContextLengthError, HoldDeadlineError, InvalidRequestError
+from serverlessllm.text.grammar import grammar_of
 from serverlessllm.text.stop_strings import StopStrings
 from serverlessllm.text.tokenizer import TextModel
 from serverlessllm.wire import openai
@@ -82,11 +83,14 @@ class Inference:
         text = self._replica.text
         self.prompt_ids = await self._encode(text)
         generate = self._generate(text)
+        spellings = await text.spellings() if generate.grammar else None
         answers = [self._answer(text, choice) for choice in range(self.request.num_choices)]
         ended: set[int] = set()
         queued_s = self._clock.monotonic_s()
         async with self._replica.turn(self.headers.priority, self._deadline_s) as slot:
             queue_ms = (self._clock.monotonic_s() - queued_s) * 1e3
+            if spellings is not None:
+                slot.teach(spellings)
             async with aclosing(slot.generate(generate, len(answers), ended)) as events:
                 async for event in events:
                     answer = answers[event.choice]
@@ -128,6 +132,7 @@ class Inference:
             stop_token_ids=[] if self.request.ignore_eos else list(text.stop_token_ids),
             cache_salt=self.headers.cache_salt,
             logprobs=self.request.num_logprobs,
+            grammar=grammar_of(self.request.response_format),
         )
 
     def _note(self, event: TokenEvent, queue_ms: float) -> None:

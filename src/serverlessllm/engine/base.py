@@ -16,9 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from serverlessllm.wire.worker import Generate, ModelLayout, TokenEvent
+from serverlessllm.wire.worker import Failed, Generate, ModelLayout, Spellings, TokenEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,17 @@ class Engine(Protocol):
 
     def step(self) -> list[TokenEvent]:
         """Advance the running requests by at most one id each, admitting queued ones first. Never blocks on input."""
+
+
+@runtime_checkable
+class GrammarEngine(Protocol):
+    """An engine that can hold answers to a grammar (`Generate.grammar`); the worker refuses them for all others."""
+
+    def set_spellings(self, spellings: Spellings) -> None:
+        """How the attached model's ids are spelled; before the first request with a grammar."""
+
+    def take_failures(self) -> list[Failed]:
+        """Requests that could not follow their grammar within its limits since the last call; they are gone."""
 
 
 EngineFactory = Callable[[str, int], Engine]

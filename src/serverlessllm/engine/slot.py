@@ -38,6 +38,7 @@ from serverlessllm.wire.worker import (
     FromWorker,
     Generate,
     Hello,
+    Spellings,
     TokenEvent,
     Tokens,
 )
@@ -71,6 +72,7 @@ class Slot:
         self._streams: dict[str, _Stream] = {}
         self._serial = itertools.count()
         self._reason = ""
+        self._has_spellings = False
         try:
             connection = connect_in(directory)
         except OSError as error:
@@ -123,6 +125,12 @@ class Slot:
         self._attaching = asyncio.get_running_loop().create_future()
         self._channel.send(attach, descriptor=pin_fd)
         return await self._attaching
+
+    def teach(self, spellings: Spellings) -> None:
+        """Tell the worker how its model's ids are spelled, for requests with a grammar; once is enough."""
+        if not self._has_spellings and not self.lost.is_set():
+            self._has_spellings = True
+            self._channel.send(spellings)
 
     async def generate(
         self, request: Generate, num_choices: int = 1, ended: Set[int] = frozenset()
@@ -209,4 +217,6 @@ class Slot:
 def _error_of(failed: Failed) -> SllmError:
     """The typed error that the worker meant; an unknown code becomes EngineError."""
     cls = error_classes().get(failed.code, EngineError)
-    return cls(failed.message) if issubclass(cls, RequestError) else cls(failed.message, source="engine")
+    if issubclass(cls, RequestError):
+        return cls(failed.message, param=failed.param)
+    return cls(failed.message, param=failed.param, source="engine")

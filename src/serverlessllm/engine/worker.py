@@ -5,6 +5,7 @@
     primed    Attach      maps the region, binds the engine: Attached   → attached
                           the same fails: Failed(None)                  → ended
     attached  Generate    queues it, or Failed(request_id)              → attached
+              Spellings   hands it to an engine that knows grammars     → attached
               Cancel      forgets it                                    → attached
     any       agent gone, or a message out of place                     → ended
 
@@ -22,9 +23,9 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from serverlessllm.arena.mapping import map_extents
-from serverlessllm.engine.base import Engine, EngineLimits, Weights
+from serverlessllm.engine.base import Engine, EngineLimits, GrammarEngine, Weights
 from serverlessllm.engine.worker_connection import AgentConnection, AgentGoneError
-from serverlessllm.errors import EngineError, SllmError, WireError
+from serverlessllm.errors import EngineError, SllmError, UnsupportedFieldError, WireError
 from serverlessllm.wire import WIRE_VERSION
 from serverlessllm.wire.worker import (
     Attach,
@@ -33,6 +34,7 @@ from serverlessllm.wire.worker import (
     Failed,
     Generate,
     Hello,
+    Spellings,
     Tokens,
     ToWorker,
 )
@@ -85,6 +87,9 @@ class Worker:
                 events = self._engine.step()
                 if events:
                     self._connection.send(Tokens(events))
+                if isinstance(self._engine, GrammarEngine):
+                    for failed in self._engine.take_failures():
+                        self._connection.send(failed)
 
     def _patience_s(self) -> float | None:
         if not self._engine.has_work:
@@ -97,6 +102,9 @@ class Worker:
                 self._attach(message, descriptor)
             case Generate() if self._is_attached:
                 self._generate(message)
+            case Spellings() if self._is_attached:
+                if isinstance(self._engine, GrammarEngine):
+                    self._engine.set_spellings(message)
             case Cancel() if self._is_attached:
                 self._engine.cancel(message.request_id, message.choice)
             case _:
@@ -105,9 +113,14 @@ class Worker:
 
     def _generate(self, request: Generate) -> None:
         try:
+            if request.grammar and not isinstance(self._engine, GrammarEngine):
+                raise UnsupportedFieldError(
+                    f"response_format: the {self._engine.name} engine gives free text only",
+                    param="response_format",
+                )
             self._engine.add(request)
         except SllmError as error:
-            self._connection.send(Failed(error.message, error.code, request.request_id))
+            self._connection.send(Failed(error.message, error.code, request.request_id, error.param))
 
     def _attach(self, attach: Attach, descriptor: int | None) -> None:
         self._region_fd = descriptor

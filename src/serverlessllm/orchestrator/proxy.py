@@ -33,6 +33,7 @@ from serverlessllm.errors import (
 from serverlessllm.metadata.records import ModelRecord
 from serverlessllm.orchestrator.agents import Agents
 from serverlessllm.orchestrator.exchange import Exchange
+from serverlessllm.orchestrator.formats import check_formats
 from serverlessllm.orchestrator.models import Models
 from serverlessllm.orchestrator.replicas import Replica, ReplicaTable
 from serverlessllm.orchestrator.request_id import request_id
@@ -97,6 +98,7 @@ class Proxy:
         """Answer one request whose admission was checked. Raises SllmError for a request that is not accepted."""
         arrived_s = self._clock.monotonic_s()
         parsed = openai.parse(endpoint, body)
+        await check_formats(parsed)
         record = self._models.get(parsed.model)
         timeline = Timeline(
             request_id=self._request_id(request, endpoint),

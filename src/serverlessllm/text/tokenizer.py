@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -27,6 +28,7 @@ from serverlessllm.text.detokenizer import Detokenizer, Vocabulary
 from serverlessllm.text.source import TextSource, read_optional
 from serverlessllm.text.special_tokens import stop_token_ids
 from serverlessllm.text.token_bytes import TokenBytes
+from serverlessllm.wire.worker import Spellings
 
 TOKENIZER_FILE: Final = "tokenizer.json"
 INLINE_CHARS: Final = 4096
@@ -49,6 +51,12 @@ class ParsedTokenizer:
         self.tokenizer.no_padding()
         self.vocabulary = Vocabulary(self.tokenizer)
         self.token_bytes = TokenBytes(self.tokenizer)
+
+    @cached_property
+    def spellings(self) -> list[bytes]:
+        """The bytes of every id, in order: ~70 ms per 50,000 ids, once."""
+        size = self.tokenizer.get_vocab_size(with_added_tokens=True)
+        return [self.token_bytes.of(token_id) for token_id in range(size)]
 
 
 ParsedTokenizers = WeakValueDictionary[str, ParsedTokenizer]
@@ -94,6 +102,20 @@ class TextModel:
     def vocab_size(self) -> int:
         """Number of ids that stand for a token; embeddings may have more rows."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    async def spellings(self) -> Spellings:
+        """What an engine needs to know of the ids to hold answers to a grammar; made in a thread.
+
+        Raises: InvalidRequestError naming `response_format` for a model that cannot end an answer by itself.
+        """
+        spellings = await asyncio.to_thread(lambda: self._parsed.spellings)
+        stop_token_ids = [token_id for token_id in self._stop_token_ids if token_id < len(spellings)]
+        if not stop_token_ids:
+            raise InvalidRequestError(
+                "response_format: this model declares no token that ends an answer (eos_token_id)",
+                param="response_format",
+            )
+        return Spellings(spellings, sorted(self._parsed.vocabulary.special_ids), stop_token_ids)
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, with the special tokens that the tokenizer itself adds (often a BOS).

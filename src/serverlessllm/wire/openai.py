@@ -15,6 +15,7 @@ import msgspec
 
 from serverlessllm.errors import InvalidRequestError, UnsupportedFieldError
 from serverlessllm.types import check_model_name
+from serverlessllm.wire.response_format import ResponseFormat, TextFormat, check_response_format
 from serverlessllm.wire.worker import SamplingParams
 
 MAX_STOPS: Final = 16
@@ -75,6 +76,7 @@ class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     seed: int | None = None
     stop: str | list[str] | None = None
     ignore_eos: bool | None = None
+    response_format: ResponseFormat | None = None
     user: str | None = None
     metadata: dict[str, str] | None = None
     n: int | None = None
@@ -124,7 +126,6 @@ class ChatRequest(_Request, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     parallel_tool_calls: bool | None = None
     functions: Any = None
     function_call: Any = None
-    response_format: Any = None
     service_tier: str | None = None
     store: bool | None = None
     reasoning_effort: str | None = None
@@ -193,7 +194,6 @@ NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "modalities": (["text"],),
@@ -240,6 +240,11 @@ def _check_fields(request: ChatRequest | CompletionRequest) -> None:
         raise InvalidRequestError("top_p: must be greater than 0", param="top_p")
     if request.stream_options is not None and not request.is_stream:
         raise InvalidRequestError("stream_options: only with stream: true", param="stream_options")
+    check_response_format(request.response_format)
+    if request.ignore_eos and not isinstance(request.response_format, TextFormat | None):
+        raise InvalidRequestError(
+            "ignore_eos: an answer in a format ends where that ends", param="ignore_eos"
+        )
     stops = request.stops
     if len(stops) > MAX_STOPS:
         raise InvalidRequestError(f"stop: at most {MAX_STOPS} strings", param="stop")

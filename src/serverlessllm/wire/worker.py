@@ -4,7 +4,8 @@
 Frame = 4-byte little-endian length, then one msgpack map tagged by `type`. Both sides speak ids, never text.
 Order: the worker sends `Hello`; the agent sends `Attach` (with the arena's descriptor as SCM_RIGHTS ancillary
 data of the frame's first byte); the worker answers `Attached` or `Failed`; then any number of `Generate` and
-`Cancel` one way, `Tokens` and `Failed` the other. A worker ends when the agent closes the connection.
+`Cancel` one way, `Tokens` and `Failed` the other; `Spellings` once before the first `Generate` with a grammar. A
+worker ends when the agent closes the connection.
 """
 
 from __future__ import annotations
@@ -106,6 +107,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
 
     Choices of one `request_id` with the same ids compute them once. Keys and values are shared between requests of
     one `cache_salt` only. `logprobs`: how many of the most likely ids come with each id; -1 = no log-probabilities.
+    `grammar` (llguidance's language, within `wire/grammar.py`'s limits): ids are sampled among those that follow it.
     """
 
     request_id: str
@@ -117,6 +119,18 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     generated_ids: list[int] = []
     cache_salt: str = ""
     logprobs: int = -1
+    grammar: str = ""
+
+
+class Spellings(msgspec.Struct, frozen=True, tag="spellings"):
+    """Agent → worker, at most once: how ids are spelled, for grammars. `tokens[id]` may be no whole characters.
+
+    `special_ids` are control tokens, which no text of a grammar can spell; `stop_token_ids` end an answer.
+    """
+
+    tokens: list[bytes]
+    special_ids: list[int]
+    stop_token_ids: list[int]
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -155,14 +169,15 @@ class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """Worker → agent: a request failed (`request_id`) or the attach did (None); `code` as in errors.py."""
+    """Worker → agent: a request failed (`request_id`) or the attach did (None); `code`, `param` as in errors.py."""
 
     message: str
     code: str = "engine_error"
     request_id: str | None = None
+    param: str | None = None
 
 
-ToWorker = Attach | Generate | Cancel
+ToWorker = Attach | Spellings | Generate | Cancel
 FromWorker = Hello | Attached | Tokens | Failed
 
 _encoder: Final = msgspec.msgpack.Encoder()
