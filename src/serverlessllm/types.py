@@ -14,6 +14,8 @@ StartKind = Literal["cold", "warm", "hot"]
 EngineKind = Literal["torch", "simulated"]
 Role = Literal["infer", "admin", "node"]
 FinishReason = Literal["stop", "length"]
+AnswerFinish = Literal["stop", "length", "tool_calls"]
+"""Why a choice ended, as its caller is told: engines know no calls."""
 
 PHASES: Final = ("queue", "place", "fetch", "read", "bind", "prefill", "first_token")
 """The phases of one request's road, in order; each is a duration in milliseconds."""

@@ -15,11 +15,12 @@ from contextlib import aclosing, asynccontextmanager
 from blake3 import blake3
 
 from serverlessllm.agent.answer import Answer, Piece
+from serverlessllm.agent.chat_prompt import template_messages, template_tools
 from serverlessllm.agent.queue import NO_DEADLINE_S
 from serverlessllm.agent.replica import Replica
+from serverlessllm.agent.tooling import Tooling
 from serverlessllm.clock import Clock
 from serverlessllm.errors import ContextLengthError, HoldDeadlineError, InvalidRequestError
-from serverlessllm.text.grammar import grammar_of
 from serverlessllm.text.stop_strings import StopStrings
 from serverlessllm.text.tokenizer import TextModel
 from serverlessllm.wire import openai
@@ -81,10 +82,11 @@ class Inference:
         HoldDeadlineError while it waits; WorkerLostError, EngineError at any time.
         """
         text = self._replica.text
-        self.prompt_ids = await self._encode(text)
-        generate = self._generate(text)
+        tooling = Tooling(self.request, text)
+        self.prompt_ids = await self._encode(text, tooling)
+        generate = self._generate(text, tooling.grammar)
         spellings = await text.spellings() if generate.grammar else None
-        answers = [self._answer(text, choice) for choice in range(self.request.num_choices)]
+        answers = [self._answer(text, choice, tooling) for choice in range(self.request.num_choices)]
         ended: set[int] = set()
         queued_s = self._clock.monotonic_s()
         async with self._replica.turn(self.headers.priority, self._deadline_s) as slot:
@@ -105,21 +107,21 @@ class Inference:
                         if len(ended) == len(answers):
                             return
 
-    def _answer(self, text: TextModel, choice: int) -> Answer:
+    def _answer(self, text: TextModel, choice: int, tooling: Tooling) -> Answer:
         token_bytes = text.token_bytes if self.request.num_logprobs >= 0 else None
-        return Answer(text.detokenizer(self.prompt_ids), StopStrings(self.request.stops), choice, token_bytes)
+        detokenizer, stops = text.detokenizer(self.prompt_ids), StopStrings(self.request.stops)
+        return Answer(detokenizer, stops, choice, token_bytes, tooling.reader())
 
-    async def _encode(self, text: TextModel) -> list[int]:
+    async def _encode(self, text: TextModel, tooling: Tooling) -> list[int]:
         request = self.request
         async with self._encoding:
             if isinstance(request, ChatRequest):
-                return await text.encode_chat_off_loop(
-                    [_as_template_sees(message) for message in request.messages]
-                )
+                messages = template_messages(request.messages, tooling.syntax)
+                return await text.encode_chat_off_loop(messages, template_tools(tooling.use.tools))
             prompt = request.single_prompt
             return prompt if isinstance(prompt, list) else await text.encode_off_loop(prompt)
 
-    def _generate(self, text: TextModel) -> Generate:
+    def _generate(self, text: TextModel, grammar: str) -> Generate:
         if not self.prompt_ids:
             raise InvalidRequestError(
                 "prompt: encodes to no tokens; send at least one character", param="prompt"
@@ -132,7 +134,7 @@ class Inference:
             stop_token_ids=[] if self.request.ignore_eos else list(text.stop_token_ids),
             cache_salt=self.headers.cache_salt,
             logprobs=self.request.num_logprobs,
-            grammar=grammar_of(self.request.response_format),
+            grammar=grammar,
         )
 
     def _note(self, event: TokenEvent, queue_ms: float) -> None:
@@ -169,10 +171,3 @@ def max_tokens(request: ChatRequest | CompletionRequest, num_prompt_tokens: int,
             param="max_tokens",
         )
     return room_tokens if limit is None else min(limit, room_tokens)
-
-
-def _as_template_sees(message: openai.Message) -> dict[str, object]:
-    fields: dict[str, object] = {"role": message.role, "content": message.text}
-    if message.name is not None:
-        fields["name"] = message.name
-    return fields

@@ -115,7 +115,7 @@ class Worker:
         try:
             if request.grammar and not isinstance(self._engine, GrammarEngine):
                 raise UnsupportedFieldError(
-                    f"response_format: the {self._engine.name} engine gives free text only",
+                    f"the {self._engine.name} engine follows no format: leave out response_format, enforced calls",
                     param="response_format",
                 )
             self._engine.add(request)

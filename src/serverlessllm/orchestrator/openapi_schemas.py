@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from serverlessllm.types import MAX_MODEL_NAME_BYTES
-from serverlessllm.wire import admin, openai
+from serverlessllm.wire import admin, field_bounds, messages, openai
 
 Schema = dict[str, Any]
 """A JSON schema: a tree of JSON values, which has no narrower type."""
@@ -106,7 +106,7 @@ def schemas() -> Schema:
     components: Schema = dict(found)
     for name in ("ChatRequest", "CompletionRequest"):
         _refine_generation(components[name]["properties"])
-    components["ChatRequest"]["properties"]["messages"] |= {"minItems": 1, "maxItems": openai.MAX_MESSAGES}
+    components["ChatRequest"]["properties"]["messages"] |= {"minItems": 1, "maxItems": messages.MAX_MESSAGES}
     components["AddModel"]["properties"]["name"] = MODEL_NAME
     components["AddModel"]["properties"]["source"] |= {
         "pattern": "^(/|hf://|s3://|https?://)",
@@ -136,13 +136,13 @@ def schemas() -> Schema:
 def _refine_generation(properties: Schema) -> None:
     """Add what `wire/openai.py` checks beyond types: bounds, and fields that may only say "off"."""
     properties["model"] = MODEL_NAME
-    for name, (low, high) in openai.BOUNDS.items():
+    for name, (low, high) in field_bounds.BOUNDS.items():
         if name in properties:
             properties[name] |= {"minimum": low, "maximum": high}
     properties["top_p"] |= {"exclusiveMinimum": 0}
     stop: Schema = {"type": "string", "minLength": 1}
     stops: Schema = {"type": "array", "items": stop, "maxItems": openai.MAX_STOPS}
     properties["stop"] = {"anyOf": [{"type": "null"}, stop, stops], "default": None}
-    for name, neutral in openai.NEUTRAL.items():
+    for name, neutral in field_bounds.NEUTRAL.items():
         if name in properties:
             properties[name] = {"enum": [None, *neutral]}

@@ -22,7 +22,7 @@ from serverlessllm.wire.response_format import (
     Schema,
 )
 
-_WHITESPACE: Final = r" |\n {0,20}"
+WHITESPACE: Final = r" |\n {0,20}"
 """Compact, spaced or indented JSON, but never endless whitespace, in which small models get lost."""
 _ANY_OBJECT: Final[Schema] = {"type": "object"}
 
@@ -32,20 +32,26 @@ def grammar_of(response_format: ResponseFormat | None) -> str:
 
     Raises: InvalidRequestError naming `response_format.json_schema.schema` when it cannot be read.
     """
+    schema = schema_of(response_format)
+    return "" if schema is None else json_grammar(schema, "response_format.json_schema.schema")
+
+
+def schema_of(response_format: ResponseFormat | None) -> Schema | None:
+    """What the answer must satisfy; None for free text."""
     match response_format:
         case JsonObjectFormat():
-            return json_grammar(_ANY_OBJECT, "response_format")
+            return _ANY_OBJECT
         case JsonSchemaFormat(json_schema=wrapped):
-            return json_grammar(wrapped.schema, "response_format.json_schema.schema")
+            return wrapped.schema
         case _:
-            return ""
+            return None
 
 
 def json_grammar(schema: Schema, param: str) -> str:
     """The grammar of JSON that satisfies `schema`. Raises: InvalidRequestError naming `param`."""
     try:
         return LLMatcher.grammar_from_json_schema(
-            json.dumps(schema), overrides={"whitespace_pattern": _WHITESPACE, "lenient": False}
+            json.dumps(schema), overrides={"whitespace_pattern": WHITESPACE, "lenient": False}
         )
     except ValueError as error:
         raise InvalidRequestError(f"{param}: {error}", param=param) from error

@@ -28,6 +28,7 @@ from serverlessllm.text.detokenizer import Detokenizer, Vocabulary
 from serverlessllm.text.source import TextSource, read_optional
 from serverlessllm.text.special_tokens import stop_token_ids
 from serverlessllm.text.token_bytes import TokenBytes
+from serverlessllm.text.tool_syntax import ToolSyntax
 from serverlessllm.wire.worker import Spellings
 
 TOKENIZER_FILE: Final = "tokenizer.json"
@@ -99,6 +100,16 @@ class TextModel:
         return self._stop_token_ids
 
     @property
+    def tool_syntax(self) -> ToolSyntax | None:
+        """How this model writes calls of functions; None where it cannot be given any."""
+        return self._template.tool_syntax
+
+    def special_id(self, text: str) -> int | None:
+        """The id of a control token, which leaves no trace in an answer's text; None for all other text."""
+        token_id: int | None = self._tokenizer.token_to_id(text)
+        return token_id if token_id in self._parsed.vocabulary.special_ids else None
+
+    @property
     def vocab_size(self) -> int:
         """Number of ids that stand for a token; embeddings may have more rows."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
@@ -112,7 +123,8 @@ class TextModel:
         stop_token_ids = [token_id for token_id in self._stop_token_ids if token_id < len(spellings)]
         if not stop_token_ids:
             raise InvalidRequestError(
-                "response_format: this model declares no token that ends an answer (eos_token_id)",
+                "response_format: this model declares no token that ends an answer (eos_token_id), which formats and "
+                "enforced calls need",
                 param="response_format",
             )
         return Spellings(spellings, sorted(self._parsed.vocabulary.special_ids), stop_token_ids)

@@ -74,7 +74,7 @@ class GrammarCompiler:
         if fresh is None:
             fresh = LLMatcher(self._tokenizer, grammar, log_level=0, limits=PARSER_LIMITS)
             if fresh.is_error():
-                raise InvalidRequestError(f"grammar: {fresh.get_error()}", param="response_format")
+                raise InvalidRequestError(f"the grammar of the answer: {fresh.get_error()}", param="grammar")
             self._kept[grammar] = fresh
         self._kept.move_to_end(grammar)
         while len(self._kept) > _KEPT_GRAMMARS:
