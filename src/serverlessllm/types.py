@@ -14,6 +14,8 @@ StartKind = Literal["cold", "warm", "hot"]
 EngineKind = Literal["torch", "simulated"]
 Role = Literal["infer", "admin", "node"]
 FinishReason = Literal["stop", "length"]
+Pooling = Literal["last", "mean"]
+"""How the states of a text's ids become one vector."""
 AnswerFinish = Literal["stop", "length", "tool_calls"]
 """Why a choice ended, as its caller is told: engines know no calls."""
 

@@ -48,8 +48,10 @@ class TinyModel:
         return logits
 
 
-def build_tiny(family: str, changes: Mapping[str, object] | None = None, *, seed: int = 0) -> TinyModel:
-    """A random model of `family`; `changes` override keys of its config."""
+def build_tiny(
+    family: str, changes: Mapping[str, object] | None = None, *, seed: int = 0, bare: bool = False
+) -> TinyModel:
+    """A random model of `family`; `changes` override keys of its config. `bare`: saved without its head."""
     torch.manual_seed(seed)
     config = CONFIG_CLASSES[family](**{**TINY, **(changes or {})})
     reference = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
@@ -57,7 +59,7 @@ def build_tiny(family: str, changes: Mapping[str, object] | None = None, *, seed
         for name, parameter in reference.named_parameters():
             if name.endswith(("bias", "norm.weight")):
                 parameter.add_(torch.randn_like(parameter) * 0.3)
-    return TinyModel(reference, reference_weights(reference))
+    return TinyModel(reference, reference_weights(reference.model if bare else reference))
 
 
 def reference_weights(reference: Any, dtype: torch.dtype = torch.float32) -> Weights:

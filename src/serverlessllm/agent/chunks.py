@@ -23,7 +23,7 @@ from serverlessllm.agent.logprobs import (
 )
 from serverlessllm.agent.tool_call_json import ToolCallDelta, WholeToolCall, call_deltas, whole_calls
 from serverlessllm.types import AnswerFinish
-from serverlessllm.wire.openai import Endpoint, Usage
+from serverlessllm.wire.openai import TextEndpoint, Usage
 
 
 class Delta(msgspec.Struct, frozen=True):
@@ -91,7 +91,13 @@ class ChunkWriter:
     """Writes the chunks, or the completion, of one request."""
 
     def __init__(
-        self, endpoint: Endpoint, request_id: str, created_s: int, model: str, *, include_usage: bool = False
+        self,
+        endpoint: TextEndpoint,
+        request_id: str,
+        created_s: int,
+        model: str,
+        *,
+        include_usage: bool = False,
     ) -> None:
         self._is_chat = endpoint == "chat"
         self._id = request_id

@@ -25,7 +25,7 @@ from serverlessllm.text.stop_strings import StopStrings
 from serverlessllm.text.tokenizer import TextModel
 from serverlessllm.wire import openai
 from serverlessllm.wire.agent import InferHeaders, InferTiming
-from serverlessllm.wire.openai import ChatRequest, CompletionRequest, PromptTokensDetails, Usage
+from serverlessllm.wire.openai import ChatRequest, CompletionRequest, PromptTokensDetails, TextEndpoint, Usage
 from serverlessllm.wire.worker import Generate, TokenEvent
 
 
@@ -40,7 +40,8 @@ class Inference:
         Raises: InvalidRequestError, UnsupportedFieldError naming the field.
         """
         self.headers = headers
-        self.request = openai.parse(headers.endpoint, body)
+        self.endpoint: TextEndpoint = "chat" if headers.endpoint == "chat" else "completions"
+        self.request = openai.parse(self.endpoint, body)
         self.prompt_ids: list[int] = []
         self.timing: InferTiming | None = None
         self.num_tokens = 0

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from serverlessllm.wire.worker import Failed, Generate, ModelLayout, Spellings, TokenEvent
+from serverlessllm.wire.worker import Embed, Embedded, Failed, Generate, ModelLayout, Spellings, TokenEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,17 @@ class GrammarEngine(Protocol):
 
     def take_failures(self) -> list[Failed]:
         """Requests that could not follow their grammar within its limits since the last call; they are gone."""
+
+
+@runtime_checkable
+class EmbeddingEngine(Protocol):
+    """An engine that can turn texts into vectors; the worker refuses `Embed` for all others."""
+
+    def embed(self, request: Embed) -> None:
+        """Queue a request. Raises: ContextLengthError, InvalidRequestError; then nothing was queued."""
+
+    def take_embedded(self) -> list[Embedded]:
+        """Requests that `step` has finished since the last call."""
 
 
 EngineFactory = Callable[[str, int], Engine]

@@ -34,6 +34,8 @@ from serverlessllm.wire.worker import (
     Attach,
     Attached,
     Cancel,
+    Embed,
+    Embedded,
     Failed,
     FromWorker,
     Generate,
@@ -52,7 +54,7 @@ class _Stream:
     __slots__ = ("has_begun", "items")
 
     def __init__(self) -> None:
-        self.items: asyncio.Queue[TokenEvent | SllmError] = asyncio.Queue()
+        self.items: asyncio.Queue[TokenEvent | Embedded | SllmError] = asyncio.Queue()
         self.has_begun = False
 
 
@@ -156,6 +158,8 @@ class Slot:
                     if num_choices == 1:
                         unfinished.clear()
                     raise item
+                if isinstance(item, Embedded):
+                    raise WireError("vectors for a request that asked for ids", source="engine")
                 if item.finish is not None:
                     unfinished.discard(item.choice)
                 yield msgspec.structs.replace(item, request_id=request.request_id)
@@ -168,6 +172,29 @@ class Slot:
             if unfinished:
                 self._channel.send(Cancel(wire_id))
 
+    async def embed(self, request: Embed) -> Embedded:
+        """The vectors of a request's inputs; its cancellation ends it in the worker.
+
+        Raises: WorkerLostError; the worker's own error (ContextLengthError, UnsupportedFieldError, …).
+        """
+        if self.lost.is_set():
+            raise self._lost_error()
+        wire_id = f"{request.request_id}#{next(self._serial)}"
+        stream = self._streams[wire_id] = _Stream()
+        try:
+            self._channel.send(msgspec.structs.replace(request, request_id=wire_id))
+            item = await stream.items.get()
+        except asyncio.CancelledError:
+            self._channel.send(Cancel(wire_id))
+            raise
+        finally:
+            del self._streams[wire_id]
+        if isinstance(item, SllmError):
+            raise item
+        if isinstance(item, TokenEvent):
+            raise WireError("ids for a request that asked for vectors", source="engine")
+        return item
+
     def close(self) -> None:
         """Hang up; the worker ends by itself. Requests in flight fail with WorkerLostError. Idempotent."""
         self._channel.close()
@@ -177,6 +204,8 @@ class Slot:
             case Tokens(events=events):
                 for event in events:
                     self._deliver(event.request_id, event)
+            case Embedded():
+                self._deliver(message.request_id, message)
             case Failed(request_id=str(request_id)):
                 self._deliver(request_id, _error_of(message))
             case Failed() if self._attaching is not None and not self._attaching.done():
@@ -190,7 +219,7 @@ class Slot:
             case _:
                 raise WireError(f"{type(message).__name__} out of place", source="engine")
 
-    def _deliver(self, wire_id: str, item: TokenEvent | SllmError) -> None:
+    def _deliver(self, wire_id: str, item: TokenEvent | Embedded | SllmError) -> None:
         stream = self._streams.get(wire_id)
         if stream is not None:  # else its reader left, and the cancel is on its way
             stream.has_begun = True

@@ -6,6 +6,7 @@
                           the same fails: Failed(None)                  → ended
     attached  Generate    queues it, or Failed(request_id)              → attached
               Spellings   hands it to an engine that knows grammars     → attached
+              Embed       queues it, or Failed(request_id)              → attached
               Cancel      forgets it                                    → attached
     any       agent gone, or a message out of place                     → ended
 
@@ -23,7 +24,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from serverlessllm.arena.mapping import map_extents
-from serverlessllm.engine.base import Engine, EngineLimits, GrammarEngine, Weights
+from serverlessllm.engine.base import EmbeddingEngine, Engine, EngineLimits, GrammarEngine, Weights
 from serverlessllm.engine.worker_connection import AgentConnection, AgentGoneError
 from serverlessllm.errors import EngineError, SllmError, UnsupportedFieldError, WireError
 from serverlessllm.wire import WIRE_VERSION
@@ -31,6 +32,7 @@ from serverlessllm.wire.worker import (
     Attach,
     Attached,
     Cancel,
+    Embed,
     Failed,
     Generate,
     Hello,
@@ -87,6 +89,9 @@ class Worker:
                 events = self._engine.step()
                 if events:
                     self._connection.send(Tokens(events))
+                if isinstance(self._engine, EmbeddingEngine):
+                    for embedded in self._engine.take_embedded():
+                        self._connection.send(embedded)
                 if isinstance(self._engine, GrammarEngine):
                     for failed in self._engine.take_failures():
                         self._connection.send(failed)
@@ -102,6 +107,8 @@ class Worker:
                 self._attach(message, descriptor)
             case Generate() if self._is_attached:
                 self._generate(message)
+            case Embed() if self._is_attached:
+                self._embed(message)
             case Spellings() if self._is_attached:
                 if isinstance(self._engine, GrammarEngine):
                     self._engine.set_spellings(message)
@@ -119,6 +126,17 @@ class Worker:
                     param="response_format",
                 )
             self._engine.add(request)
+        except SllmError as error:
+            self._connection.send(Failed(error.message, error.code, request.request_id, error.param))
+
+    def _embed(self, request: Embed) -> None:
+        try:
+            if not isinstance(self._engine, EmbeddingEngine):
+                raise UnsupportedFieldError(
+                    f"the {self._engine.name} engine makes no embeddings; register the model with engine torch",
+                    param="model",
+                )
+            self._engine.embed(request)
         except SllmError as error:
             self._connection.send(Failed(error.message, error.code, request.request_id, error.param))
 

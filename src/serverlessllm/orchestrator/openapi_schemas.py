@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from serverlessllm.types import MAX_MODEL_NAME_BYTES
-from serverlessllm.wire import admin, field_bounds, messages, openai
+from serverlessllm.wire import admin, embeddings, field_bounds, messages, openai
 
 Schema = dict[str, Any]
 """A JSON schema: a tree of JSON values, which has no narrower type."""
@@ -75,6 +75,8 @@ STRUCTS: Final = (
     openai.ChatRequest,
     openai.CompletionRequest,
     openai.Usage,
+    embeddings.EmbeddingRequest,
+    embeddings.EmbeddingList,
     admin.AddModel,
     admin.ModelView,
     admin.ModelList,
@@ -98,6 +100,16 @@ _IDS: Final[Schema] = {
 _PROMPT: Final[Schema] = {
     "anyOf": [_TEXT, _IDS, {"type": "array", "items": {"anyOf": [_TEXT, _IDS]}, "minItems": 1, "maxItems": 1}]
 }
+_INPUT: Final[Schema] = {
+    "anyOf": [
+        _TEXT,
+        _IDS,
+        *(
+            {"type": "array", "items": each, "minItems": 1, "maxItems": embeddings.MAX_INPUTS}
+            for each in (_TEXT, _IDS)
+        ),
+    ]
+}
 
 
 def schemas() -> Schema:
@@ -107,6 +119,10 @@ def schemas() -> Schema:
     for name in ("ChatRequest", "CompletionRequest"):
         _refine_generation(components[name]["properties"])
     components["ChatRequest"]["properties"]["messages"] |= {"minItems": 1, "maxItems": messages.MAX_MESSAGES}
+    vectors = components["EmbeddingRequest"]["properties"]
+    vectors["model"] = MODEL_NAME
+    vectors["input"] = _INPUT
+    vectors["dimensions"] |= {"minimum": 1, "maximum": embeddings.MAX_DIMENSIONS}
     components["AddModel"]["properties"]["name"] = MODEL_NAME
     components["AddModel"]["properties"]["source"] |= {
         "pattern": "^(/|hf://|s3://|https?://)",
@@ -128,7 +144,6 @@ def schemas() -> Schema:
         "Models": _MODELS,
         "Completion": _COMPLETION,
         "Status": _STATUS,
-        "Embeddings": {"type": "object"},
     }
     return components
 

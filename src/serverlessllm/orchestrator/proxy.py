@@ -43,6 +43,7 @@ from serverlessllm.orchestrator.wake import Wakes
 from serverlessllm.telemetry.timeline import Timeline, TimelineRing
 from serverlessllm.wire import openai
 from serverlessllm.wire.agent import REQUEST_ID_HEADER, SECRET_HEADER, InferHeaders
+from serverlessllm.wire.embeddings import EmbeddingRequest, parse_embeddings
 from serverlessllm.wire.openai import Endpoint
 from serverlessllm.wire.sse import StreamRelay
 
@@ -70,7 +71,7 @@ class _TryAgain(Exception):  # noqa: N818  (control flow, not an error of ours)
 
 
 class Proxy:
-    """Serves `/v1/chat/completions` and `/v1/completions`."""
+    """Serves `/v1/chat/completions`, `/v1/completions` and `/v1/embeddings`."""
 
     def __init__(
         self,
@@ -97,8 +98,9 @@ class Proxy:
     async def serve(self, request: web.Request, body: bytes, endpoint: Endpoint) -> web.StreamResponse:
         """Answer one request whose admission was checked. Raises SllmError for a request that is not accepted."""
         arrived_s = self._clock.monotonic_s()
-        parsed = openai.parse(endpoint, body)
-        await check_formats(parsed)
+        parsed = parse_embeddings(body) if endpoint == "embeddings" else openai.parse(endpoint, body)
+        if not isinstance(parsed, EmbeddingRequest):
+            await check_formats(parsed)
         record = self._models.get(parsed.model)
         timeline = Timeline(
             request_id=self._request_id(request, endpoint),

@@ -25,6 +25,7 @@ from tokenizers import Tokenizer
 from serverlessllm.errors import CheckpointFormatError, InvalidRequestError, UnsupportedCheckpointError
 from serverlessllm.text.chat_template import ChatTemplate
 from serverlessllm.text.detokenizer import Detokenizer, Vocabulary
+from serverlessllm.text.embedding_recipe import EmbeddingRecipe
 from serverlessllm.text.source import TextSource, read_optional
 from serverlessllm.text.special_tokens import stop_token_ids
 from serverlessllm.text.token_bytes import TokenBytes
@@ -65,13 +66,20 @@ ParsedTokenizers = WeakValueDictionary[str, ParsedTokenizer]
 
 
 class TextModel:
-    """Tokenizer and chat template of one revision. Immutable; safe to use from several threads."""
+    """Tokenizer, chat template and embedding recipe of one revision. Immutable; safe to use from several threads."""
 
-    def __init__(self, parsed: ParsedTokenizer, template: ChatTemplate, stops: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        parsed: ParsedTokenizer,
+        template: ChatTemplate,
+        stops: tuple[int, ...],
+        recipe: EmbeddingRecipe,
+    ) -> None:
         self._parsed = parsed
         self._tokenizer = parsed.tokenizer
         self._template = template
         self._stop_token_ids = stops
+        self.recipe = recipe
 
     @classmethod
     def load(cls, source: TextSource, parsed: ParsedTokenizers | None = None) -> TextModel:
@@ -92,7 +100,8 @@ class TextModel:
         tokenizer = known or ParsedTokenizer(data)
         if parsed is not None:
             parsed[digest] = tokenizer
-        return cls(tokenizer, ChatTemplate.load(source), stop_token_ids(source, tokenizer.tokenizer))
+        stops = stop_token_ids(source, tokenizer.tokenizer)
+        return cls(tokenizer, ChatTemplate.load(source), stops, EmbeddingRecipe.load(source))
 
     @property
     def stop_token_ids(self) -> tuple[int, ...]:

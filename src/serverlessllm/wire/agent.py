@@ -8,7 +8,7 @@ Every call carries the cluster secret in `x-sllm-secret`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, get_args
 
 import msgspec
 
@@ -207,17 +207,16 @@ class InferHeaders(msgspec.Struct, frozen=True):
     def decode(cls, headers: Mapping[str, str]) -> InferHeaders:
         """Raises WireError naming the header that is missing or malformed."""
         endpoint = _text(headers, "x-sllm-endpoint")
-        if endpoint not in ("chat", "completions"):
-            raise WireError(
-                f"header x-sllm-endpoint: {endpoint[:40]!r} is not chat or completions", source="agent"
-            )
+        known = next((name for name in get_args(Endpoint) if name == endpoint), None)
+        if known is None:
+            raise WireError(f"header x-sllm-endpoint: {endpoint[:40]!r} is unknown", source="agent")
         revision = _text(headers, "x-sllm-revision")
         if not is_revision(revision):
             raise WireError("header x-sllm-revision: not 32 hex digits", source="agent")
         return cls(
             request_id=_text(headers, REQUEST_ID_HEADER),
             created_s=_number(headers, "x-sllm-created"),
-            endpoint="chat" if endpoint == "chat" else "completions",
+            endpoint=known,
             model=check_model_name(_text(headers, "x-sllm-model"), param="x-sllm-model"),
             revision=revision,
             attempt=_number(headers, "x-sllm-attempt"),

@@ -265,10 +265,12 @@ def parse_completion(body: bytes) -> CompletionRequest:
     return request
 
 
-Endpoint = Literal["chat", "completions"]
+Endpoint = Literal["chat", "completions", "embeddings"]
+TextEndpoint = Literal["chat", "completions"]
+"""Those that generate text."""
 
 
-def parse(endpoint: Endpoint, body: bytes) -> ChatRequest | CompletionRequest:
+def parse(endpoint: TextEndpoint, body: bytes) -> ChatRequest | CompletionRequest:
     """`parse_chat` or `parse_completion`."""
     return parse_chat(body) if endpoint == "chat" else parse_completion(body)
 

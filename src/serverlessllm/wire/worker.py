@@ -3,9 +3,9 @@
 
 Frame = 4-byte little-endian length, then one msgpack map tagged by `type`. Both sides speak ids, never text.
 Order: the worker sends `Hello`; the agent sends `Attach` (with the arena's descriptor as SCM_RIGHTS ancillary
-data of the frame's first byte); the worker answers `Attached` or `Failed`; then any number of `Generate` and
-`Cancel` one way, `Tokens` and `Failed` the other; `Spellings` once before the first `Generate` with a grammar. A
-worker ends when the agent closes the connection.
+data of the frame's first byte); the worker answers `Attached` or `Failed`; then any number of `Generate`, `Embed` and
+`Cancel` one way, `Tokens`, `Embedded` and `Failed` the other; `Spellings` once before the first `Generate` with a
+grammar. A worker ends when the agent closes the connection.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from serverlessllm.errors import WireError
-from serverlessllm.types import FinishReason
+from serverlessllm.types import FinishReason, Pooling
 
 MAX_FRAME_BYTES: Final = 64 << 20
 _LENGTH: Final = struct.Struct("<I")
@@ -133,6 +133,24 @@ class Spellings(msgspec.Struct, frozen=True, tag="spellings"):
     stop_token_ids: list[int]
 
 
+class Embed(msgspec.Struct, frozen=True, tag="embed"):
+    """Agent → worker: one vector for each of `inputs`, pooled from the last layer's normed states.
+
+    `pooling`: `last` takes the last id's state, `mean` the mean of all.
+    """
+
+    request_id: str
+    inputs: list[list[int]]
+    pooling: Pooling
+
+
+class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
+    """Worker → agent: the vectors, each little-endian float32, in the order of the inputs."""
+
+    request_id: str
+    vectors: list[bytes]
+
+
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
     """Agent → worker: forget this choice of a request, or (None) all of them; an unknown one is no error."""
 
@@ -177,8 +195,8 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     param: str | None = None
 
 
-ToWorker = Attach | Spellings | Generate | Cancel
-FromWorker = Hello | Attached | Tokens | Failed
+ToWorker = Attach | Spellings | Generate | Embed | Cancel
+FromWorker = Hello | Attached | Tokens | Embedded | Failed
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _to_worker: Final[msgspec.msgpack.Decoder[ToWorker]] = msgspec.msgpack.Decoder(ToWorker)

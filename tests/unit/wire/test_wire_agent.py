@@ -38,7 +38,7 @@ def test_missing_header_is_named(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("x-sllm-endpoint", "embeddings"),
+        ("x-sllm-endpoint", "audio"),
         ("x-sllm-revision", "../../etc"),
         ("x-sllm-attempt", "1.5"),
         ("x-sllm-attempt", "9" * 30),

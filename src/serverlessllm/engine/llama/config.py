@@ -45,6 +45,8 @@ _ONLY_VALUES: Final[dict[str, tuple[object, ...]]] = {
     "residual_multiplier": (None, 1, 1.0),
     "no_rope_layers": (None, []),
     "is_encoder_decoder": (False,),
+    "is_causal": (None, True),
+    "use_bidirectional_attention": (None, False),
     "add_cross_attention": (False,),
 }
 """Keys that change the computation, with the values under which it is the one implemented here."""
@@ -134,9 +136,10 @@ def _family(architecture: Architecture) -> Family:
     if family is None:
         known = ", ".join(_FAMILIES)
         raise _unsupported("model_type", f"{model_type!r} is not run by the torch engine; it runs {known}")
-    classes = architecture.get("architectures") or [_CAUSAL_LM[family]]
-    if classes != [_CAUSAL_LM[family]]:
-        raise _unsupported("architectures", f"{classes!r} is not [{_CAUSAL_LM[family]!r}]")
+    causal = _CAUSAL_LM[family]
+    classes = architecture.get("architectures") or [causal]
+    if classes not in ([causal], [causal.removesuffix("ForCausalLM") + "Model"]):
+        raise _unsupported("architectures", f"{classes!r} is not [{causal!r}] or its bare model")
     return family
 
 

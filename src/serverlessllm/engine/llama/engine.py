@@ -22,6 +22,7 @@ from serverlessllm.engine.llama.block_pool import BlockPool
 from serverlessllm.engine.llama.block_store import BlockStore, block_bytes, default_bytes
 from serverlessllm.engine.llama.block_table import BlockTable
 from serverlessllm.engine.llama.config import LlamaConfig
+from serverlessllm.engine.llama.embedder import Embedder
 from serverlessllm.engine.llama.kv_cache import KvCache
 from serverlessllm.engine.llama.model import LlamaModel
 from serverlessllm.engine.llama.priming import prime_kernels
@@ -35,7 +36,7 @@ from serverlessllm.engine.llama.scheduler import Scheduler, Step
 from serverlessllm.engine.llama.sequence import Sequence
 from serverlessllm.engine.llama.weights import read_weights
 from serverlessllm.errors import EngineError, InvalidRequestError
-from serverlessllm.wire.worker import Failed, Generate, Spellings, TokenEvent, TokenLogprobs
+from serverlessllm.wire.worker import Embed, Embedded, Failed, Generate, Spellings, TokenEvent, TokenLogprobs
 
 _DTYPES: Final = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -88,6 +89,14 @@ class LlamaEngine:
         failures, self._failures = self._failures, []
         return failures
 
+    def embed(self, request: Embed) -> None:
+        """Queue texts that become vectors. Raises: ContextLengthError, InvalidRequestError, EngineError."""
+        self._require_bound().embedder.add(request)
+
+    def take_embedded(self) -> list[Embedded]:
+        """Requests of `embed` that were finished since the last call."""
+        return [] if self._bound is None else self._bound.embedder.take()
+
     def quiesce(self) -> None:
         """Stop computing until `resume`; requests may still be added and cancelled."""
         self._is_quiesced = True
@@ -122,11 +131,14 @@ class LlamaEngine:
         """Drop one choice of a request, or all, in any phase; slots and blocks are free for the next step."""
         if self._bound is not None:
             self._bound.scheduler.cancel(request_id, choice)
+            self._bound.embedder.cancel(request_id)
 
     @property
     def has_work(self) -> bool:
         """Whether `step` would compute something."""
-        return not self._is_quiesced and self._bound is not None and self._bound.scheduler.has_work
+        if self._is_quiesced or self._bound is None:
+            return False
+        return self._bound.scheduler.has_work or self._bound.embedder.has_work
 
     @torch.inference_mode()
     def step(self) -> list[TokenEvent]:
@@ -134,6 +146,11 @@ class LlamaEngine:
         if not self.has_work:
             return []
         bound = self._require_bound()
+        if bound.embedder.has_work:
+            bound.embedder.step()
+        return self._generate(bound) if bound.scheduler.has_work else []
+
+    def _generate(self, bound: _Bound) -> list[TokenEvent]:
         scheduler = bound.scheduler
         step = scheduler.plan(self._clock.monotonic_s())
         logits = self._forward(bound, step)
@@ -201,7 +218,7 @@ class _Bound:
         self.copied_bytes = tensors.copied_bytes
         # Whole blocks: a window is as long as the blocks of its sequence.
         window_tokens = num_blocks_for(self.max_model_len_tokens) * BLOCK_TOKENS
-        cache = KvCache(config, limits.max_num_seqs, window_tokens, dtype)
+        cache = KvCache(config, limits.max_num_seqs + 1, window_tokens, dtype)  # one is for embeddings
         self.pool = BlockPool(num_blocks)
         self.store = BlockStore(config, num_blocks, cache, dtype)
         self.scheduler = Scheduler(self.pool, cache, limits.max_num_seqs)
@@ -209,6 +226,9 @@ class _Bound:
         self.model = LlamaModel(config, llama_weights, cache, rope)
         self.sampler = Sampler(config.vocab_size)
         self.grammars: GrammarCompiler | None = None
+        self.embedder = Embedder(
+            self.model, cache, limits.max_num_seqs, config.vocab_size, self.max_model_len_tokens, dtype
+        )
 
     def begin_grammar(self, request: Generate) -> AnswerGrammar | None:
         """Raises: EngineError when no spellings came; as `GrammarCompiler.begin`."""

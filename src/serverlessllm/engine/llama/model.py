@@ -32,6 +32,13 @@ class LlamaModel:
 
         Writes the keys and values of every row into the cache.
         """
+        return linear(self.states(batch), self._weights.head)
+
+    def states(self, batch: ForwardBatch) -> torch.Tensor:
+        """Normed states (num_sequences, hidden_size) of the batch's last rows; of all, padding too, without any.
+
+        Writes the keys and values of every row into the cache.
+        """
         config = self._config
         cos, sin = self._rope.rows(batch.positions, batch.positions_end)
         hidden = embedding(batch.token_ids, self._weights.embedding)
@@ -41,7 +48,7 @@ class LlamaModel:
             if index == last_layer and batch.last_rows is not None:
                 hidden, attended = hidden[batch.last_rows], attended[batch.last_rows]
             hidden = self._mlp(layer, torch.addmm(hidden, attended, layer.o_transposed))
-        return linear(self._weights.final_norm(hidden), self._weights.head)
+        return self._weights.final_norm(hidden)
 
     def _attention(
         self,

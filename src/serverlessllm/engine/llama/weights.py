@@ -44,13 +44,15 @@ class LlamaWeights:
 
 def read_weights(config: LlamaConfig, tensors: RegionTensors) -> LlamaWeights:
     """Raises: CheckpointFormatError naming a tensor that is missing or of another shape than `config` says."""
-    embedding = tensors.tensor("model.embed_tokens.weight", (config.vocab_size, config.hidden_size))
+    # A checkpoint of the bare model, as embedding models are saved, has no prefix.
+    prefix = "" if "embed_tokens.weight" in tensors else "model."
+    embedding = tensors.tensor(f"{prefix}embed_tokens.weight", (config.vocab_size, config.hidden_size))
     is_tied = config.tied_head or "lm_head.weight" not in tensors
     head = embedding if is_tied else tensors.tensor("lm_head.weight", (config.vocab_size, config.hidden_size))
     return LlamaWeights(
         embedding=embedding,
-        layers=tuple(_layer(config, tensors, f"model.layers.{i}.") for i in range(config.num_layers)),
-        final_norm=_norm(config, tensors, "model.norm.weight"),
+        layers=tuple(_layer(config, tensors, f"{prefix}layers.{i}.") for i in range(config.num_layers)),
+        final_norm=_norm(config, tensors, f"{prefix}norm.weight"),
         head=head,
     )
 
