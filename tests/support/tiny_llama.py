@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from serverlessllm.engine.base import EngineLimits, Weights
 from serverlessllm.engine.llama.block_store import block_bytes
@@ -18,7 +26,14 @@ from serverlessllm.engine.llama.engine import LlamaEngine, create
 from serverlessllm.wire.worker import Generate, SamplingParams, TokenEvent
 from support.llama_region import pack_region
 
-CONFIG_CLASSES = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
+CONFIG_CLASSES = {
+    "llama": LlamaConfig,
+    "qwen2": Qwen2Config,
+    "qwen3": Qwen3Config,
+    "mistral": MistralConfig,
+    "gemma2": Gemma2Config,
+    "gemma3_text": Gemma3TextConfig,
+}
 TINY = {
     "vocab_size": 211,
     "hidden_size": 48,

@@ -42,7 +42,7 @@ _DTYPES: Final = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 class LlamaEngine:
-    """`engine.base.Engine` for Llama, Qwen2 and Qwen3 on the CPU. Not thread-safe: one thread calls everything."""
+    """`engine.base.Engine` for the families of `traits.py`, on the CPU. Not thread-safe: one thread calls all."""
 
     name: str = "torch"
 

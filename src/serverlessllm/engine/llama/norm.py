@@ -25,8 +25,10 @@ class RmsNorm:
     eps: float
 
     @classmethod
-    def of(cls, weight: torch.Tensor, eps: float) -> RmsNorm:
-        """From the checkpoint's `weight` (size,): a small copy."""
+    def of(cls, weight: torch.Tensor, eps: float, *, is_offset: bool = False) -> RmsNorm:
+        """From the checkpoint's `weight` (size,): a small copy. `is_offset`: it is what is added to one."""
+        if is_offset:
+            weight = weight.float() + 1.0  # not in bfloat16, which would round it away
         return cls(torch.cat((weight, torch.zeros_like(weight))), weight.shape[0], eps)
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:

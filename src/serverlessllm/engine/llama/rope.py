@@ -11,7 +11,7 @@ from typing import Final
 
 import torch
 
-from serverlessllm.engine.llama.config import RopeConfig
+from serverlessllm.engine.llama.rope_config import RopeConfig
 
 _FIRST_ROWS: Final = 256
 
@@ -40,10 +40,15 @@ class RopeTable:
 
     def __init__(self, rope: RopeConfig, head_dim: int, max_len_tokens: int, dtype: torch.dtype) -> None:
         self._frequencies = inverse_frequencies(rope, head_dim)
+        self._head_dim = head_dim
         self._max_len_tokens = max_len_tokens
         self._dtype = dtype
         self._cos = torch.empty(0, head_dim, dtype=dtype)
         self._sin = torch.empty(0, head_dim, dtype=dtype)
+
+    def sibling(self, rope: RopeConfig) -> RopeTable:
+        """A table for the same heads and positions with other frequencies."""
+        return RopeTable(rope, self._head_dim, self._max_len_tokens, self._dtype)
 
     def rows(self, positions: torch.Tensor, end: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines of `positions` (num_rows,) int64, all below `end`; each (num_rows, 1, head_dim)."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The weights of a Llama, Qwen2 or Qwen3 model, under the names of Hugging Face checkpoints. Knows no computation.
+"""The weights of a model, under the names of Hugging Face checkpoints. Knows no computation.
 
 Shapes: matrices are (out_features, in_features). q, k, v are one matrix, and so are gate and up.
 """
@@ -30,6 +30,8 @@ class LayerWeights:
     mlp_norm: RmsNorm
     gate_up: torch.Tensor
     down_transposed: torch.Tensor
+    post_attention_norm: RmsNorm | None = None
+    post_mlp_norm: RmsNorm | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ def _layer(config: LlamaConfig, tensors: RegionTensors, prefix: str) -> LayerWei
     attention = f"{prefix}self_attn."
     qkv = [f"{attention}{part}_proj" for part in "qkv"]
     sizes = (q_size, kv_size, kv_size)
+    is_gemma = config.traits.is_gemma
+    mlp_norm = "pre_feedforward_layernorm" if is_gemma else "post_attention_layernorm"
     bias = None
     if config.has_qkv_bias:
         bias = tensors.fused([f"{name}.bias" for name in qkv], [(size,) for size in sizes])
@@ -72,20 +76,28 @@ def _layer(config: LlamaConfig, tensors: RegionTensors, prefix: str) -> LayerWei
         qkv_bias=bias,
         qk_norm=_qk_norm(config, tensors, attention) if config.has_qk_norm else None,
         o_transposed=tensors.tensor(f"{attention}o_proj.weight", (hidden, q_size)).t(),
-        mlp_norm=_norm(config, tensors, f"{prefix}post_attention_layernorm.weight"),
+        mlp_norm=_norm(config, tensors, f"{prefix}{mlp_norm}.weight"),
         gate_up=tensors.fused(
             [f"{prefix}mlp.gate_proj.weight", f"{prefix}mlp.up_proj.weight"], [(ffn, hidden), (ffn, hidden)]
         ),
         down_transposed=tensors.tensor(f"{prefix}mlp.down_proj.weight", (hidden, ffn)).t(),
+        post_attention_norm=_norm(config, tensors, f"{prefix}post_attention_layernorm.weight")
+        if is_gemma
+        else None,
+        post_mlp_norm=_norm(config, tensors, f"{prefix}post_feedforward_layernorm.weight")
+        if is_gemma
+        else None,
     )
 
 
 def _norm(config: LlamaConfig, tensors: RegionTensors, name: str) -> RmsNorm:
-    return RmsNorm.of(tensors.tensor(name, (config.hidden_size,)), config.rms_norm_eps)
+    weight = tensors.tensor(name, (config.hidden_size,))
+    return RmsNorm.of(weight, config.rms_norm_eps, is_offset=config.traits.is_gemma)
 
 
 def _qk_norm(config: LlamaConfig, tensors: RegionTensors, attention: str) -> torch.Tensor:
     """Per-head norm weights in one small copy, so that q and k are normalised by one kernel."""
     q = tensors.tensor(f"{attention}q_norm.weight", (config.head_dim,))
     k = tensors.tensor(f"{attention}k_norm.weight", (config.head_dim,))
-    return torch.cat((q.expand(config.num_heads, -1), k.expand(config.num_kv_heads, -1)))
+    weights = torch.cat((q.expand(config.num_heads, -1), k.expand(config.num_kv_heads, -1)))
+    return weights.float() + 1.0 if config.traits.is_gemma else weights
