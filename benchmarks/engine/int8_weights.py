@@ -3,8 +3,8 @@
 
 usage: python -m benchmarks.engine.int8_weights ARTIFACT_DIR
 
-Kernels: torch's `_weight_int8pack_mm` beside the bf16 product, over all matrices of the demo model's shape, too many
-for the caches, interleaved, best of seven. Error: the artifact's matrices rounded to int8 and back, computed in float32.
+Kernels: torch's `_weight_int8pack_mm` beside the bf16 product, over all matrices of the model, too many
+for the caches, interleaved, best of seven. Error: the matrices rounded to int8 and back, computed in float32.
 """
 
 from __future__ import annotations
