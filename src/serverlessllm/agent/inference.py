@@ -11,6 +11,7 @@ import asyncio
 from array import array
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
 
 from blake3 import blake3
 
@@ -94,6 +95,9 @@ class Inference:
             queue_ms = (self._clock.monotonic_s() - queued_s) * 1e3
             if spellings is not None:
                 slot.teach(spellings)
+            if self.headers.adapter:
+                directory = Path(self.headers.adapter_artifact)
+                await self._replica.load_adapter(slot, self.headers.adapter, directory)
             async with aclosing(slot.generate(generate, len(answers), ended)) as events:
                 async for event in events:
                     answer = answers[event.choice]
@@ -136,6 +140,7 @@ class Inference:
             cache_salt=self.headers.cache_salt,
             logprobs=self.request.num_logprobs,
             grammar=grammar,
+            adapter=self.headers.adapter,
         )
 
     def _note(self, event: TokenEvent, queue_ms: float) -> None:

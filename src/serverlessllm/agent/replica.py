@@ -18,8 +18,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Final, NamedTuple
 
+from serverlessllm.agent.adapters import Adapters
 from serverlessllm.agent.queue import NO_DEADLINE_S, RequestQueue
 from serverlessllm.agent.room import Holder
 from serverlessllm.agent.seats import Seats
@@ -27,7 +29,7 @@ from serverlessllm.arena.pin import Pin
 from serverlessllm.clock import Clock
 from serverlessllm.engine.slot import Slot
 from serverlessllm.engine.slots import SlotPool
-from serverlessllm.errors import ReplicaGoneError
+from serverlessllm.errors import EngineError, ReplicaGoneError
 from serverlessllm.text.tokenizer import TextModel
 from serverlessllm.types import EngineKind, ReplicaState
 from serverlessllm.wire.agent import ReplicaStatus
@@ -49,7 +51,7 @@ class Replica:
     """See the module. `on_change` is called after each change of state or load, with the replica.
 
     `nbytes` are its weights, `held_bytes` what they take from the arena. `has_seat`: it counts among
-    `max_replicas`. `was_lost`: its worker died unasked.
+    `max_replicas`. `was_lost`: its worker died unasked. `adapters` end with its worker.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Replica:
         clock: Clock,
         max_queue_length: int,
         on_change: Callable[[Replica], None],
+        adapters: Adapters | None = None,
     ) -> None:
         self.key = key
         self.engine: EngineKind = engine
@@ -81,6 +84,7 @@ class Replica:
             refusal=self.gone_error,
             on_change=lambda: on_change(self),
         )
+        self._adapters = adapters
         self._slot: Slot | None = None
         self._pin: Pin | None = None
         self._text: TextModel | None = None
@@ -139,6 +143,12 @@ class Replica:
             if self._slot is None or self._slot.lost.is_set():
                 raise self.gone_error()  # the seat of a request that died with the worker
             yield self._slot
+
+    async def load_adapter(self, slot: Slot, revision: str, directory: Path) -> None:
+        """Have a LoRA adapter bound to `slot`, which a turn gave. Raises as `Adapters.ready`."""
+        if self._adapters is None:
+            raise EngineError(f"the replica of model {self.key.model} takes no adapters", source="agent")
+        await self._adapters.ready(slot, revision, directory)
 
     def start_draining(self) -> None:
         """ready → draining, in one step without a wait: no request slips in between a look and this act."""
@@ -213,6 +223,8 @@ class Replica:
         finally:
             self._slot = None
             self._drop_pin()
+            if self._adapters is not None:
+                self._adapters.close()
             self.has_seat = False
             self.gone.set()
             self._on_change(self)

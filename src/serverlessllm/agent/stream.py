@@ -90,7 +90,7 @@ def _writer(inference: Inference) -> ChunkWriter:
         inference.endpoint,
         headers.request_id,
         headers.created_s,
-        headers.model,
+        inference.request.model,
         include_usage=inference.request.include_usage,
     )
 

@@ -104,5 +104,13 @@ class EmbeddingEngine(Protocol):
         """Requests that `step` has finished since the last call."""
 
 
+@runtime_checkable
+class AdapterEngine(Protocol):
+    """An engine that computes requests with LoRA adapters (`Generate.adapter`)."""
+
+    def load_adapter(self, adapter: str, weights: Weights) -> None:
+        """Bind one; a known one is no error. Raises: UnsupportedCheckpointError, CheckpointFormatError."""
+
+
 EngineFactory = Callable[[str, int], Engine]
 """(dtype, num_threads) → engine; called in the worker, after the fork."""

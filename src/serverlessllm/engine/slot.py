@@ -31,6 +31,7 @@ from serverlessllm.errors import (
 from serverlessllm.types import EngineKind
 from serverlessllm.wire import WIRE_VERSION
 from serverlessllm.wire.worker import (
+    AdapterLoaded,
     Attach,
     Attached,
     Cancel,
@@ -40,6 +41,7 @@ from serverlessllm.wire.worker import (
     FromWorker,
     Generate,
     Hello,
+    LoadAdapter,
     Spellings,
     TokenEvent,
     Tokens,
@@ -54,7 +56,7 @@ class _Stream:
     __slots__ = ("has_begun", "items")
 
     def __init__(self) -> None:
-        self.items: asyncio.Queue[TokenEvent | Embedded | SllmError] = asyncio.Queue()
+        self.items: asyncio.Queue[TokenEvent | Embedded | AdapterLoaded | SllmError] = asyncio.Queue()
         self.has_begun = False
 
 
@@ -158,8 +160,8 @@ class Slot:
                     if num_choices == 1:
                         unfinished.clear()
                     raise item
-                if isinstance(item, Embedded):
-                    raise WireError("vectors for a request that asked for ids", source="engine")
+                if not isinstance(item, TokenEvent):
+                    raise WireError("no ids for a request that asked for ids", source="engine")
                 if item.finish is not None:
                     unfinished.discard(item.choice)
                 yield msgspec.structs.replace(item, request_id=request.request_id)
@@ -171,6 +173,19 @@ class Slot:
             del self._streams[wire_id]
             if unfinished:
                 self._channel.send(Cancel(wire_id))
+
+    async def load_adapter(self, message: LoadAdapter) -> None:
+        """Bind a LoRA adapter, once per slot at a time. Raises: WorkerLostError; the worker's own error."""
+        if self.lost.is_set():
+            raise self._lost_error()
+        stream = self._streams[message.adapter] = _Stream()
+        try:
+            self._channel.send(message)
+            item = await stream.items.get()
+        finally:
+            del self._streams[message.adapter]
+        if isinstance(item, SllmError):
+            raise item
 
     async def embed(self, request: Embed) -> Embedded:
         """The vectors of a request's inputs; its cancellation ends it in the worker.
@@ -191,8 +206,8 @@ class Slot:
             del self._streams[wire_id]
         if isinstance(item, SllmError):
             raise item
-        if isinstance(item, TokenEvent):
-            raise WireError("ids for a request that asked for vectors", source="engine")
+        if not isinstance(item, Embedded):
+            raise WireError("no vectors for a request that asked for vectors", source="engine")
         return item
 
     def close(self) -> None:
@@ -204,6 +219,8 @@ class Slot:
             case Tokens(events=events):
                 for event in events:
                     self._deliver(event.request_id, event)
+            case AdapterLoaded():
+                self._deliver(message.adapter, message)
             case Embedded():
                 self._deliver(message.request_id, message)
             case Failed(request_id=str(request_id)):
@@ -219,7 +236,7 @@ class Slot:
             case _:
                 raise WireError(f"{type(message).__name__} out of place", source="engine")
 
-    def _deliver(self, wire_id: str, item: TokenEvent | Embedded | SllmError) -> None:
+    def _deliver(self, wire_id: str, item: TokenEvent | Embedded | AdapterLoaded | SllmError) -> None:
         stream = self._streams.get(wire_id)
         if stream is not None:  # else its reader left, and the cancel is on its way
             stream.has_begun = True

@@ -6,6 +6,7 @@
                           the same fails: Failed(None)                  → ended
     attached  Generate    queues it, or Failed(request_id)              → attached
               Spellings   hands it to an engine that knows grammars     → attached
+              LoadAdapter maps and binds it: AdapterLoaded, or Failed   → attached
               Embed       queues it, or Failed(request_id)              → attached
               Cancel      forgets it                                    → attached
     any       agent gone, or a message out of place                     → ended
@@ -24,11 +25,19 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from serverlessllm.arena.mapping import map_extents
-from serverlessllm.engine.base import EmbeddingEngine, Engine, EngineLimits, GrammarEngine, Weights
+from serverlessllm.engine.base import (
+    AdapterEngine,
+    EmbeddingEngine,
+    Engine,
+    EngineLimits,
+    GrammarEngine,
+    Weights,
+)
 from serverlessllm.engine.worker_connection import AgentConnection, AgentGoneError
 from serverlessllm.errors import EngineError, SllmError, UnsupportedFieldError, WireError
 from serverlessllm.wire import WIRE_VERSION
 from serverlessllm.wire.worker import (
+    AdapterLoaded,
     Attach,
     Attached,
     Cancel,
@@ -36,6 +45,7 @@ from serverlessllm.wire.worker import (
     Failed,
     Generate,
     Hello,
+    LoadAdapter,
     Spellings,
     Tokens,
     ToWorker,
@@ -107,6 +117,8 @@ class Worker:
                 self._attach(message, descriptor)
             case Generate() if self._is_attached:
                 self._generate(message)
+            case LoadAdapter() if self._is_attached:
+                self._load_adapter(message)
             case Embed() if self._is_attached:
                 self._embed(message)
             case Spellings() if self._is_attached:
@@ -128,6 +140,19 @@ class Worker:
             self._engine.add(request)
         except SllmError as error:
             self._connection.send(Failed(error.message, error.code, request.request_id, error.param))
+
+    def _load_adapter(self, message: LoadAdapter) -> None:
+        try:
+            if not isinstance(self._engine, AdapterEngine):
+                raise UnsupportedFieldError(
+                    f"model: the {self._engine.name} engine runs no adapters", param="model"
+                )
+            region = _map_region(self._region_fd, message.extents)
+            self._engine.load_adapter(message.adapter, Weights(region, message.layout))
+        except SllmError as error:
+            self._connection.send(Failed(error.message, error.code, message.adapter, error.param))
+        else:
+            self._connection.send(AdapterLoaded(message.adapter))
 
     def _embed(self, request: Embed) -> None:
         try:

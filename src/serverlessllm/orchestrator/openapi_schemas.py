@@ -19,7 +19,7 @@ Schema = dict[str, Any]
 MODEL_NAME: Final[Schema] = {
     "type": "string",
     "maxLength": MAX_MODEL_NAME_BYTES,
-    "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$",
+    "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*(:[A-Za-z0-9][A-Za-z0-9._-]*)?$",
 }
 _ERROR: Final[Schema] = {
     "type": "object",

@@ -26,6 +26,7 @@ from serverlessllm.errors import (
     SllmError,
     StaleAttemptError,
     UnreachableError,
+    UnsupportedFieldError,
     WireError,
     WorkerLostError,
     from_openai,
@@ -41,6 +42,7 @@ from serverlessllm.orchestrator.request_metrics import RequestMetrics
 from serverlessllm.orchestrator.upstream import UpstreamResponse
 from serverlessllm.orchestrator.wake import Wakes
 from serverlessllm.telemetry.timeline import Timeline, TimelineRing
+from serverlessllm.types import base_name
 from serverlessllm.wire import openai
 from serverlessllm.wire.agent import REQUEST_ID_HEADER, SECRET_HEADER, InferHeaders
 from serverlessllm.wire.embeddings import EmbeddingRequest, parse_embeddings
@@ -101,7 +103,12 @@ class Proxy:
         parsed = parse_embeddings(body) if endpoint == "embeddings" else openai.parse(endpoint, body)
         if not isinstance(parsed, EmbeddingRequest):
             await check_formats(parsed)
-        record = self._models.get(parsed.model)
+        record = self._models.get(base_name(parsed.model))
+        if record.name != parsed.model and endpoint == "embeddings":
+            raise UnsupportedFieldError(
+                "model: adapters make no embeddings; name the base model", param="model"
+            )
+        adapter = self._models.get(parsed.model) if record.name != parsed.model else None
         timeline = Timeline(
             request_id=self._request_id(request, endpoint),
             model=parsed.model,
@@ -112,7 +119,9 @@ class Proxy:
         exchange = Exchange(request, body, timeline, arrived_s, self._clock)
         self._ring.start(timeline)
         try:
-            return await self._answer(exchange, record, endpoint)
+            if adapter is not None:
+                adapter = await self._settled(adapter.name)
+            return await self._answer(exchange, record, endpoint, adapter)
         except SllmError as error:
             return await exchange.fail(error)
         except ConnectionResetError:
@@ -122,6 +131,14 @@ class Proxy:
             self._ring.finish(timeline)
             self._metrics.finished(timeline)
 
+    async def _settled(self, adapter: str) -> ModelRecord:
+        """An adapter's record once its bytes are there. Raises: ModelNotFoundError, HoldDeadlineError."""
+        try:
+            async with asyncio.timeout(self._config.hold_timeout_s):
+                return await self._models.settled(adapter, lambda text: None)
+        except TimeoutError as error:
+            raise HoldDeadlineError(f"adapter {adapter} was not registered in time") from error
+
     def _request_id(self, request: web.Request, endpoint: Endpoint) -> str:
         chosen = request_id(request.headers.get(REQUEST_ID_HEADER), endpoint)
         running = self._ring.get(chosen)
@@ -130,15 +147,16 @@ class Proxy:
         return chosen
 
     async def _answer(
-        self, exchange: Exchange, record: ModelRecord, endpoint: Endpoint
+        self, exchange: Exchange, record: ModelRecord, endpoint: Endpoint, adapter: ModelRecord | None
     ) -> web.StreamResponse:
         seed = random.getrandbits(63)
         num_failures = 0
         while True:
-            replica = self._table.get(record.name, record.revision) or await self._hold(exchange)
+            replica = self._table.get(record.name, record.revision) or await self._hold(exchange, record.name)
             replica.num_inflight += 1
             try:
-                return await self._try(exchange, replica, self._head(exchange, replica, endpoint, seed))
+                head = self._head(exchange, replica, endpoint, seed, record.name, adapter)
+                return await self._try(exchange, replica, head)
             except _TryAgain as failed:
                 cause = failed.cause
             finally:
@@ -159,7 +177,15 @@ class Proxy:
             if num_failures or exchange.timeline.num_retries > NUM_QUICK_RETRIES:
                 await asyncio.sleep(RETRY_PAUSE_S)
 
-    def _head(self, exchange: Exchange, replica: Replica, endpoint: Endpoint, seed: int) -> bytes:
+    def _head(
+        self,
+        exchange: Exchange,
+        replica: Replica,
+        endpoint: Endpoint,
+        seed: int,
+        model: str,
+        adapter: ModelRecord | None,
+    ) -> bytes:
         """The header lines of `/infer`; every value is of plain characters."""
         timeline = exchange.timeline
         timeline.state, timeline.revision, timeline.attempt = "running", replica.revision, replica.attempt
@@ -168,7 +194,7 @@ class Proxy:
             request_id=timeline.request_id,
             created_s=int(timeline.arrived_s),
             endpoint=endpoint,
-            model=timeline.model,
+            model=model,
             revision=replica.revision,
             attempt=replica.attempt,
             deadline_ms=0,
@@ -176,18 +202,20 @@ class Proxy:
             priority=0,
             cache_salt=TENANT,
             seed=seed,
+            adapter="" if adapter is None else adapter.revision or "",
+            adapter_artifact="" if adapter is None else adapter.artifact or "",
         ).encode()
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         return self._secret_line + lines.encode()
 
-    async def _hold(self, exchange: Exchange) -> Replica:
+    async def _hold(self, exchange: Exchange, model: str) -> Replica:
         """Wait until the model is awake. Raises its error, or HoldDeadlineError and NoAgentError when it is late.
 
         Bytes that arrive from elsewhere put the deadline off: a large model takes longer, a stalled one does not.
         """
         exchange.timeline.state = "held"
         joined_s = self._clock.monotonic_s()
-        with self._wakes.hold(exchange.timeline.model) as wake:
+        with self._wakes.hold(model) as wake:
             num_progress = 0
             while not await wake.settled(self._pause_s(exchange)):
                 if wake.num_progress != num_progress:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final, get_args
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -171,7 +172,8 @@ class InferHeaders(msgspec.Struct, frozen=True):
     """All that the orchestrator tells an agent about one request, beside the client's own body.
 
     `seed` is used where the body has none; `deadline_ms` is
-    what is left of the request's time (0 = none).
+    what is left of the request's time (0 = none). `adapter` is the revision of a LoRA adapter, `adapter_artifact` its
+    directory on the node.
     """
 
     request_id: str
@@ -185,6 +187,8 @@ class InferHeaders(msgspec.Struct, frozen=True):
     priority: int
     cache_salt: str
     seed: int
+    adapter: str = ""
+    adapter_artifact: str = ""
 
     def encode(self) -> dict[str, str]:
         """As HTTP headers."""
@@ -201,6 +205,11 @@ class InferHeaders(msgspec.Struct, frozen=True):
             "x-sllm-cache-salt": self.cache_salt,
             "x-sllm-seed": str(self.seed),
             "x-sllm-wire": str(WIRE_VERSION),
+            **(
+                {"x-sllm-adapter": self.adapter, "x-sllm-adapter-artifact": quote(self.adapter_artifact)}
+                if self.adapter
+                else {}
+            ),
         }
 
     @classmethod
@@ -213,7 +222,12 @@ class InferHeaders(msgspec.Struct, frozen=True):
         revision = _text(headers, "x-sllm-revision")
         if not is_revision(revision):
             raise WireError("header x-sllm-revision: not 32 hex digits", source="agent")
+        adapter = headers.get("x-sllm-adapter", "")
+        if adapter and not is_revision(adapter):
+            raise WireError("header x-sllm-adapter: not 32 hex digits", source="agent")
         return cls(
+            adapter=adapter,
+            adapter_artifact=unquote(_text(headers, "x-sllm-adapter-artifact")) if adapter else "",
             request_id=_text(headers, REQUEST_ID_HEADER),
             created_s=_number(headers, "x-sllm-created"),
             endpoint=known,

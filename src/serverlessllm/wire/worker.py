@@ -107,6 +107,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
 
     Choices of one `request_id` with the same ids compute them once. Keys and values are shared between requests of
     one `cache_salt` only. `logprobs`: how many of the most likely ids come with each id; -1 = no log-probabilities.
+    `adapter`: computed with it, if not empty; it was loaded before.
     `grammar` (llguidance's language, within `wire/grammar.py`'s limits): ids are sampled among those that follow it.
     """
 
@@ -120,6 +121,25 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     cache_salt: str = ""
     logprobs: int = -1
     grammar: str = ""
+    adapter: str = ""
+
+
+class LoadAdapter(msgspec.Struct, frozen=True, tag="load_adapter"):
+    """Agent → worker: bind a LoRA adapter, `adapter` (its revision), beside the attached model.
+
+    `extents` lie in the arena file whose descriptor came with `Attach`; the agent holds the pin as long as the worker
+    lives. Answered by `AdapterLoaded`, or `Failed` with the adapter as `request_id`.
+    """
+
+    adapter: str
+    layout: ModelLayout
+    extents: list[tuple[int, int]]
+
+
+class AdapterLoaded(msgspec.Struct, frozen=True, tag="adapter_loaded"):
+    """Worker → agent: requests may name the adapter now."""
+
+    adapter: str
 
 
 class Spellings(msgspec.Struct, frozen=True, tag="spellings"):
@@ -195,8 +215,8 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     param: str | None = None
 
 
-ToWorker = Attach | Spellings | Generate | Embed | Cancel
-FromWorker = Hello | Attached | Tokens | Embedded | Failed
+ToWorker = Attach | LoadAdapter | Spellings | Generate | Embed | Cancel
+FromWorker = Hello | Attached | AdapterLoaded | Tokens | Embedded | Failed
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _to_worker: Final[msgspec.msgpack.Decoder[ToWorker]] = msgspec.msgpack.Decoder(ToWorker)

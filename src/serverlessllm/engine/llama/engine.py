@@ -24,6 +24,7 @@ from serverlessllm.engine.llama.block_table import BlockTable
 from serverlessllm.engine.llama.config import LlamaConfig
 from serverlessllm.engine.llama.embedder import Embedder
 from serverlessllm.engine.llama.kv_cache import KvCache
+from serverlessllm.engine.llama.lora import LoraAdapter, LoraRows
 from serverlessllm.engine.llama.model import LlamaModel
 from serverlessllm.engine.llama.priming import prime_kernels
 from serverlessllm.engine.llama.region import RegionTensors
@@ -89,6 +90,12 @@ class LlamaEngine:
         failures, self._failures = self._failures, []
         return failures
 
+    def load_adapter(self, adapter: str, weights: Weights) -> None:
+        """Bind a LoRA adapter, named by its revision. Raises: UnsupportedCheckpointError, CheckpointFormatError."""
+        bound = self._require_bound()
+        if adapter not in bound.adapters:
+            bound.adapters[adapter] = LoraAdapter(bound.config, weights, self._torch_dtype)
+
     def embed(self, request: Embed) -> None:
         """Queue texts that become vectors. Raises: ContextLengthError, InvalidRequestError, EngineError."""
         self._require_bound().embedder.add(request)
@@ -122,8 +129,12 @@ class LlamaEngine:
             raise InvalidRequestError(
                 f"request {request.request_id!r} is running already", param="request_id"
             )
+        if request.adapter and request.adapter not in bound.adapters:
+            raise EngineError(f"adapter {request.adapter} is not loaded; load it first")
         grammar = bound.begin_grammar(request)
-        table = BlockTable(bound.pool, bound.store, request.cache_salt)
+        # Keys and values depend on the adapter: what one computed is never another's.
+        salt = f"{request.cache_salt}\0{request.adapter}" if request.adapter else request.cache_salt
+        table = BlockTable(bound.pool, bound.store, salt)
         bound.scheduler.add(Sequence(request, table, self._num_added, self._clock.monotonic_s(), grammar))
         self._num_added += 1
 
@@ -186,12 +197,19 @@ class LlamaEngine:
 
     def _forward(self, bound: _Bound, step: Step) -> npt.NDArray[np.float32]:
         """Compute the step; logits (number of sequences that get an id, vocab), decoding ones first."""
-        batch = build_batch(
-            [sequence.as_decode_row() for sequence in step.decodes],
-            [sequence.as_prompt(num_tokens) for sequence, num_tokens in step.chunks],
-            self._torch_dtype,
-        )
-        logits: npt.NDArray[np.float32] = bound.model.forward(batch).float().numpy()
+        decodes = [sequence.as_decode_row() for sequence in step.decodes]
+        prompts = [sequence.as_prompt(num_tokens) for sequence, num_tokens in step.chunks]
+        batch = build_batch(decodes, prompts, self._torch_dtype)
+        lora = None
+        if bound.adapters:
+            names = [sequence.request.adapter for sequence in step.decodes]
+            prompt_names = [sequence.request.adapter for sequence, _ in step.chunks]
+            lora = LoraRows.of(
+                list(zip(decodes, names, strict=True)),
+                list(zip(prompts, prompt_names, strict=True)),
+                bound.adapters,
+            )
+        logits: npt.NDArray[np.float32] = bound.model.forward(batch, lora).float().numpy()
         for sequence in step.decodes:
             sequence.advance(1)
         for sequence, num_tokens in step.chunks:
@@ -226,6 +244,7 @@ class _Bound:
         self.model = LlamaModel(config, llama_weights, cache, rope)
         self.sampler = Sampler(config.vocab_size)
         self.grammars: GrammarCompiler | None = None
+        self.adapters: dict[str, LoraAdapter] = {}
         self.embedder = Embedder(
             self.model, cache, limits.max_num_seqs, config.vocab_size, self.max_model_len_tokens, dtype
         )

@@ -7,6 +7,9 @@ follows `transformers`, which the tests compare with.
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Protocol
+
 import torch
 from torch.nn.functional import embedding, gelu, linear, rms_norm, silu
 
@@ -14,6 +17,7 @@ from serverlessllm.engine.llama.attention import attend
 from serverlessllm.engine.llama.batch import ForwardBatch
 from serverlessllm.engine.llama.config import LlamaConfig
 from serverlessllm.engine.llama.kv_cache import KvCache
+from serverlessllm.engine.llama.lora import LoraRows, Part
 from serverlessllm.engine.llama.rope import RopeTable, rotate_
 from serverlessllm.engine.llama.sliding import narrowed
 from serverlessllm.engine.llama.weights import LayerWeights, LlamaWeights
@@ -30,16 +34,16 @@ class LlamaModel:
         local = config.traits.local_rope
         self._local_rope = rope if local is None else rope.sibling(local)
 
-    def forward(self, batch: ForwardBatch) -> torch.Tensor:
+    def forward(self, batch: ForwardBatch, lora: LoraRows | None = None) -> torch.Tensor:
         """Logits (num_sequences, vocab_size) of the batch's last rows, in the compute dtype.
 
         Writes the keys and values of every row into the cache.
         """
-        logits = linear(self.states(batch), self._weights.head)
+        logits = linear(self.states(batch, lora), self._weights.head)
         cap = self._config.traits.logit_cap
         return torch.tanh(logits / cap) * cap if cap else logits
 
-    def states(self, batch: ForwardBatch) -> torch.Tensor:
+    def states(self, batch: ForwardBatch, lora: LoraRows | None = None) -> torch.Tensor:
         """Normed states (num_sequences, hidden_size) of the batch's last rows; of all, padding too, without any.
 
         Writes the keys and values of every row into the cache.
@@ -58,10 +62,13 @@ class LlamaModel:
         for index, layer in enumerate(self._weights.layers):
             is_near = index in traits.windowed_layers
             angles = near if is_near else far
-            attended = self._attention(index, layer, near_batch if is_near else batch, hidden, *angles)
+            seen = near_batch if is_near else batch
+            attended = self._attention(index, layer, seen, hidden, *angles, lora)
+            update = partial(lora.add_, layer=index) if lora is not None else _no_update
             if index == last_layer and batch.last_rows is not None:
                 hidden, attended = hidden[batch.last_rows], attended[batch.last_rows]
-            hidden = self._block(layer, hidden, attended)
+                update = partial(update, last=True)
+            hidden = self._block(layer, hidden, attended, update)
         return self._weights.final_norm(hidden)
 
     def _attention(
@@ -72,27 +79,56 @@ class LlamaModel:
         hidden: torch.Tensor,
         cos: torch.Tensor,
         sin: torch.Tensor,
+        lora: LoraRows | None,
     ) -> torch.Tensor:
         config = self._config
-        projected = linear(layer.attention_norm(hidden), layer.qkv, layer.qkv_bias)
+        normed = layer.attention_norm(hidden)
+        projected = linear(normed, layer.qkv, layer.qkv_bias)
+        if lora is not None:
+            lora.add_(projected, normed, index, "qkv")
         heads = projected.view(-1, config.num_heads + 2 * config.num_kv_heads, config.head_dim)
         rotated = heads[:, : config.num_heads + config.num_kv_heads]
         if layer.qk_norm is not None:
-            normed = rms_norm(rotated, (config.head_dim,), None, config.rms_norm_eps)
-            torch.mul(normed, layer.qk_norm, out=rotated)
+            unit = rms_norm(rotated, (config.head_dim,), None, config.rms_norm_eps)
+            torch.mul(unit, layer.qk_norm, out=rotated)
         rotate_(rotated, cos, sin)
         rows = heads[: batch.num_rows, config.num_heads :]
         rows = rows.view(batch.num_rows, 2, config.num_kv_heads, config.head_dim)
         self._cache.write(index, batch.slots, batch.cached_positions, rows)
         return attend(config, self._cache, index, batch, heads)
 
-    def _block(self, layer: LayerWeights, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+    def _block(
+        self, layer: LayerWeights, hidden: torch.Tensor, attended: torch.Tensor, update: Update
+    ) -> torch.Tensor:
         """What follows attention in a layer: the projection back, and the MLP, each added to what came in."""
         if layer.post_attention_norm is None or layer.post_mlp_norm is None:
             hidden = torch.addmm(hidden, attended, layer.o_transposed)
-            gate, up = linear(layer.mlp_norm(hidden), layer.gate_up).chunk(2, dim=-1)
-            return torch.addmm(hidden, silu(gate) * up, layer.down_transposed)
-        hidden = hidden + layer.post_attention_norm(attended @ layer.o_transposed)
-        gate, up = linear(layer.mlp_norm(hidden), layer.gate_up).chunk(2, dim=-1)
-        widened = gelu(gate, approximate="tanh") * up
-        return hidden + layer.post_mlp_norm(widened @ layer.down_transposed)
+            update(hidden, attended, part="o")
+            widened = self._widened(layer, hidden, update)
+            hidden = torch.addmm(hidden, widened, layer.down_transposed)
+            update(hidden, widened, part="down")
+            return hidden
+        projected = attended @ layer.o_transposed
+        update(projected, attended, part="o")
+        hidden = hidden + layer.post_attention_norm(projected)
+        widened = self._widened(layer, hidden, update)
+        projected = widened @ layer.down_transposed
+        update(projected, widened, part="down")
+        return hidden + layer.post_mlp_norm(projected)
+
+    def _widened(self, layer: LayerWeights, hidden: torch.Tensor, update: Update) -> torch.Tensor:
+        normed = layer.mlp_norm(hidden)
+        gate_up = linear(normed, layer.gate_up)
+        update(gate_up, normed, part="gate_up")
+        gate, up = gate_up.chunk(2, dim=-1)
+        return (gelu(gate, approximate="tanh") if self._config.traits.is_gemma else silu(gate)) * up
+
+
+class Update(Protocol):
+    """Adds what adapters add to a product of one layer, in place."""
+
+    def __call__(self, product: torch.Tensor, inputs: torch.Tensor, *, part: Part) -> None: ...
+
+
+def _no_update(product: torch.Tensor, inputs: torch.Tensor, *, part: Part, last: bool = False) -> None:
+    """Rows without adapters."""

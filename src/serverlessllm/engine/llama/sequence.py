@@ -79,6 +79,7 @@ class Sequence:
         return (
             mine.request_id == other.request_id
             and mine.cache_salt == other.cache_salt
+            and mine.adapter == other.adapter
             and not self._has_started
             and not leader.has_started
             and mine.prompt_ids == other.prompt_ids
