@@ -14,6 +14,10 @@ StartKind = Literal["cold", "warm", "hot"]
 EngineKind = Literal["torch", "simulated"]
 Role = Literal["infer", "admin", "node"]
 FinishReason = Literal["stop", "length"]
+Pooling = Literal["last", "mean"]
+"""How the states of a text's ids become one vector."""
+AnswerFinish = Literal["stop", "length", "tool_calls"]
+"""Why a choice ended, as its caller is told: engines know no calls."""
 
 PHASES: Final = ("queue", "place", "fetch", "read", "bind", "prefill", "first_token")
 """The phases of one request's road, in order; each is a duration in milliseconds."""
@@ -22,18 +26,33 @@ ReplicaState = Literal["loading", "binding", "ready", "draining", "gone"]
 """loading: bytes move into the arena · binding: a slot takes the weights · ready: answers ·
 draining: finishes what runs, takes nothing new · gone: unbound, the slot was discarded."""
 
+ADAPTER_MODEL_TYPE: Final = "lora_adapter"
+"""`model_type` in the `config.json` of an adapter's artifact."""
 MAX_MODEL_NAME_BYTES: Final = 200
-_MODEL_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
+_MODEL_NAME: Final = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*(:[A-Za-z0-9][A-Za-z0-9._-]*)?"
+)
 _TENANT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DEFAULT_TENANT: Final = "default"
 """Whose requests without a key are, and those of keys for which no tenant was named."""
 _REVISION: Final = re.compile(r"[0-9a-f]{32}")
 
 
+def base_name(name: str) -> str:
+    """The model of `model:adapter`; the name itself where it names no adapter."""
+    return name.partition(":")[0]
+
+
+def adapter_salt(cache_salt: str, adapter: str) -> str:
+    """The salt of what is cached with an adapter (its revision), which nothing computed without it may meet."""
+    return f"{cache_salt}\0{adapter}" if adapter else cache_salt
+
+
 def check_model_name(name: object, *, param: str = "model") -> str:
     """Return `name` if it is a valid model name, else raise `InvalidRequestError` naming `param`.
 
-    Segments of `[A-Za-z0-9][A-Za-z0-9._-]*` joined by single `/`, at most 200 bytes.
+    Segments of `[A-Za-z0-9][A-Za-z0-9._-]*` joined by single `/`, at most 200 bytes; perhaps `:` and one segment
+    more, which names an adapter.
     """
     if not isinstance(name, str):
         raise InvalidRequestError(f"{param}: expected a string", param=param)
@@ -42,7 +61,7 @@ def check_model_name(name: object, *, param: str = "model") -> str:
     if not _MODEL_NAME.fullmatch(name):
         raise InvalidRequestError(
             f"{param}: {name[:60]!r} is not a model name; use letters, digits, '.', '_' and '-', "
-            "in segments joined by '/', each starting with a letter or digit",
+            "in segments joined by '/', each starting with a letter or digit, and ':adapter' for an adapter",
             param=param,
         )
     return name

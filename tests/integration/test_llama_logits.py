@@ -31,6 +31,11 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+GEMMA = {"sliding_window": 40, "query_pre_attn_scalar": 12, "tie_word_embeddings": True}
+GEMMA3_ROPE = {
+    "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+}
 VARIANTS = [
     pytest.param("llama", {}, id="llama"),
     pytest.param("llama", {"tie_word_embeddings": True}, id="llama-tied"),
@@ -47,6 +52,14 @@ VARIANTS = [
     pytest.param("qwen2", {"tie_word_embeddings": True, "num_key_value_heads": 3}, id="qwen2-tied"),
     pytest.param("qwen3", {}, id="qwen3"),
     pytest.param("qwen3", {"tie_word_embeddings": True, "num_key_value_heads": 6}, id="qwen3-tied"),
+    pytest.param("mistral", {"sliding_window": None}, id="mistral"),
+    pytest.param("mistral", {"sliding_window": 40}, id="mistral-window"),
+    pytest.param("gemma2", GEMMA, id="gemma2"),
+    pytest.param(
+        "gemma2", {**GEMMA, "num_key_value_heads": 6, "attn_logit_softcapping": None}, id="gemma2-mha"
+    ),
+    pytest.param("gemma3_text", {**GEMMA, "sliding_window_pattern": 2}, id="gemma3"),
+    pytest.param("gemma3_text", {**GEMMA, "rope_parameters": GEMMA3_ROPE}, id="gemma3-linear"),
 ]
 
 

@@ -147,7 +147,7 @@ async def test_chunked_body_above_its_bound_is_413(front: Front) -> None:
         ({"max_tokens": -1}, "max_tokens"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "alien", "content": "x"}]}, "messages[0].role"),
-        ({"tools": [{}]}, "tools"),
+        ({"tools": [{}]}, "tools[0].function"),
         ({"n": 17}, "n"),
         ({"model": "../etc/passwd"}, "model"),
         ({"no_such_field": 1}, "no_such_field"),
@@ -181,9 +181,11 @@ async def test_unknown_path_and_wrong_method_have_openais_shape(front: Front) ->
     assert wrong.status_code == 405 and wrong.headers["allow"] == "POST"
 
 
-async def test_embeddings_are_refused_saying_why(front: Front) -> None:
-    reply = await front.http.post("/v1/embeddings", json={"model": "org/m", "input": "x"})
-    assert reply.status_code == 400 and reply.json()["error"]["code"] == "unsupported_parameter"
+async def test_bad_embeddings_request_is_refused_before_a_wake(front: Front) -> None:
+    reply = await front.http.post("/v1/embeddings", json={"model": "org/m", "input": []})
+    assert reply.status_code == 400 and reply.json()["error"]["param"] == "input"
+    unknown = await front.http.post("/v1/embeddings", json={"model": "nobody", "input": "x"})
+    assert unknown.status_code == 404
 
 
 async def test_probes_answer_for_any_host(front: Front) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from serverlessllm.errors import EngineError
 from serverlessllm.orchestrator.cache_salts import CacheSalts
-from serverlessllm.wire import openai
+from serverlessllm.wire import messages, openai
 from serverlessllm.wire.events import KvChanged
 from serverlessllm.wire.prompt_chunks import canonical_text, chunk_names
 from support.fake_agent import SECRET, FakeAgent, Plan
@@ -30,8 +30,8 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
 
 
 def names(text: str, tenant: str = "default") -> list[int]:
-    message = openai.Message(role="user", content=text)
-    request = openai.ChatRequest(model=MODEL, messages=[message])
+    question = messages.Message(role="user", content=text)
+    request = openai.ChatRequest(model=MODEL, messages=[question])
     return chunk_names(canonical_text(request), CacheSalts(SECRET).of(tenant))
 
 

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from serverlessllm.engine.base import EngineLimits, Weights
 from serverlessllm.engine.llama.block_store import block_bytes
@@ -18,7 +26,14 @@ from serverlessllm.engine.llama.engine import LlamaEngine, create
 from serverlessllm.wire.worker import Generate, SamplingParams, TokenEvent
 from support.llama_region import pack_region
 
-CONFIG_CLASSES = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
+CONFIG_CLASSES = {
+    "llama": LlamaConfig,
+    "qwen2": Qwen2Config,
+    "qwen3": Qwen3Config,
+    "mistral": MistralConfig,
+    "gemma2": Gemma2Config,
+    "gemma3_text": Gemma3TextConfig,
+}
 TINY = {
     "vocab_size": 211,
     "hidden_size": 48,
@@ -48,8 +63,10 @@ class TinyModel:
         return logits
 
 
-def build_tiny(family: str, changes: Mapping[str, object] | None = None, *, seed: int = 0) -> TinyModel:
-    """A random model of `family`; `changes` override keys of its config."""
+def build_tiny(
+    family: str, changes: Mapping[str, object] | None = None, *, seed: int = 0, bare: bool = False
+) -> TinyModel:
+    """A random model of `family`; `changes` override keys of its config. `bare`: saved without its head."""
     torch.manual_seed(seed)
     config = CONFIG_CLASSES[family](**{**TINY, **(changes or {})})
     reference = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
@@ -57,7 +74,7 @@ def build_tiny(family: str, changes: Mapping[str, object] | None = None, *, seed
         for name, parameter in reference.named_parameters():
             if name.endswith(("bias", "norm.weight")):
                 parameter.add_(torch.randn_like(parameter) * 0.3)
-    return TinyModel(reference, reference_weights(reference))
+    return TinyModel(reference, reference_weights(reference.model if bare else reference))
 
 
 def reference_weights(reference: Any, dtype: torch.dtype = torch.float32) -> Weights:

@@ -18,12 +18,13 @@ from typing import Final, get_args
 from blake3 import blake3
 
 from serverlessllm.agent.disk import NodeDisk
+from serverlessllm.agent.embedding import Embeddings
 from serverlessllm.agent.event_log import EventLog
 from serverlessllm.agent.inference import Inference
 from serverlessllm.agent.load import NodeParts
 from serverlessllm.agent.load_messages import bandwidths
 from serverlessllm.agent.loads import Loads
-from serverlessllm.agent.replica import ReplicaKey
+from serverlessllm.agent.replica import Replica, ReplicaKey
 from serverlessllm.agent.reporter import Reporter
 from serverlessllm.arena.arena import Arena
 from serverlessllm.arena.prefault import Prefaulter
@@ -195,13 +196,20 @@ class Agent:
 
         Raises: ReplicaGoneError when no replica is ready here; InvalidRequestError, UnsupportedFieldError.
         """
+        return Inference(headers, body, self._replica(headers), self._clock, self._encoding)
+
+    def embed(self, headers: InferHeaders, body: bytes) -> Embeddings:
+        """`POST /infer` for embeddings. Raises: ReplicaGoneError, InvalidRequestError."""
+        return Embeddings(headers, body, self._replica(headers), self._clock, self._encoding)
+
+    def _replica(self, headers: InferHeaders) -> Replica:
         self._check_running()
         replica = self._loads.replicas.get(ReplicaKey(headers.model, headers.revision))
         if replica is None:
             raise ReplicaGoneError(
                 f"model {headers.model} has no replica here; place the request again", source="agent"
             )
-        return Inference(headers, body, replica, self._clock, self._encoding)
+        return replica
 
     def note_tokens(self, inference: Inference) -> None:
         """Count what a request generated, once it is over."""

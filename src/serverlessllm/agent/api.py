@@ -17,7 +17,7 @@ import msgspec
 from aiohttp import web
 
 from serverlessllm.agent.agent import Agent
-from serverlessllm.agent.stream import answer
+from serverlessllm.agent.stream import answer, answer_embeddings
 from serverlessllm.errors import (
     AuthenticationError,
     InvalidRequestError,
@@ -105,6 +105,8 @@ async def _unload(request: web.Request) -> web.Response:
 async def _infer(request: web.Request) -> web.StreamResponse:
     agent = request.app[AGENT]
     headers = InferHeaders.decode(request.headers)
+    if headers.endpoint == "embeddings":
+        return await answer_embeddings(agent.embed(headers, await request.read()))
     inference = agent.infer(headers, await request.read())
     try:
         return await answer(request, inference)

@@ -21,23 +21,26 @@ from serverlessllm.agent.logprobs import (
     num_characters,
     text_logprobs,
 )
-from serverlessllm.types import FinishReason
-from serverlessllm.wire.openai import Endpoint, Usage
+from serverlessllm.agent.tool_call_json import ToolCallDelta, WholeToolCall, call_deltas, whole_calls
+from serverlessllm.types import AnswerFinish
+from serverlessllm.wire.openai import TextEndpoint, Usage
 
 
 class Delta(msgspec.Struct, frozen=True):
-    """What a chat chunk adds; the first one carries the role."""
+    """What a chat chunk adds; the first one carries the role. `content` is null where only calls begin."""
 
-    content: str
+    content: str | None | UnsetType
     role: str | UnsetType = UNSET
+    tool_calls: list[ToolCallDelta] | UnsetType = UNSET
 
 
 class ChatMessage(msgspec.Struct, frozen=True):
     """The whole answer of a chat."""
 
-    content: str
+    content: str | None
     role: str = "assistant"
     refusal: None = None
+    tool_calls: list[WholeToolCall] | UnsetType = UNSET
 
 
 class ChunkChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +48,7 @@ class ChunkChoice(msgspec.Struct, frozen=True, kw_only=True):
 
     delta: Delta
     token_ids: list[int]
-    finish_reason: FinishReason | None
+    finish_reason: AnswerFinish | None
     index: int = 0
     logprobs: ChatLogprobs | None = None
 
@@ -55,7 +58,7 @@ class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):
 
     message: ChatMessage
     token_ids: list[int]
-    finish_reason: FinishReason | None
+    finish_reason: AnswerFinish | None
     index: int = 0
     logprobs: ChatLogprobs | None = None
 
@@ -65,7 +68,7 @@ class TextChoice(msgspec.Struct, frozen=True, kw_only=True):
 
     text: str
     token_ids: list[int]
-    finish_reason: FinishReason | None
+    finish_reason: AnswerFinish | None
     index: int = 0
     logprobs: TextLogprobs | None = None
 
@@ -88,7 +91,13 @@ class ChunkWriter:
     """Writes the chunks, or the completion, of one request."""
 
     def __init__(
-        self, endpoint: Endpoint, request_id: str, created_s: int, model: str, *, include_usage: bool = False
+        self,
+        endpoint: TextEndpoint,
+        request_id: str,
+        created_s: int,
+        model: str,
+        *,
+        include_usage: bool = False,
     ) -> None:
         self._is_chat = endpoint == "chat"
         self._id = request_id
@@ -106,13 +115,20 @@ class ChunkWriter:
         if not self._is_chat:
             return self._encode("text_completion", [_text_choice(piece, offset)], usage)
         choice = ChunkChoice(
-            delta=Delta(piece.text, "assistant" if is_first else UNSET),
+            delta=self._delta(piece, is_first=is_first),
             token_ids=piece.token_ids,
             finish_reason=piece.finish,
             index=piece.choice,
             logprobs=None if piece.logprobs is None else chat_logprobs(piece.logprobs),
         )
         return self._encode("chat.completion.chunk", [choice], usage)
+
+    def _delta(self, piece: Piece, *, is_first: bool) -> Delta:
+        role: str | UnsetType = "assistant" if is_first else UNSET
+        if not piece.calls:
+            return Delta(piece.text, role)
+        content = piece.text or (None if is_first else UNSET)
+        return Delta(content, role, call_deltas(piece.calls, self._id, piece.choice))
 
     def usage_chunk(self, usage: Usage) -> bytes:
         """The last chunk where `include_usage` was asked for: no choices."""
@@ -126,7 +142,7 @@ class ChunkWriter:
         ]
         if not self._is_chat:
             return self._encode("text_completion", [_text_choice(whole, 0) for whole in wholes], usage)
-        return self._encode("chat.completion", [_chat_choice(whole) for whole in wholes], usage)
+        return self._encode("chat.completion", [_chat_choice(whole, self._id) for whole in wholes], usage)
 
     def _encode(
         self,
@@ -150,12 +166,17 @@ def _join(pieces: Sequence[Piece]) -> Piece:
         last.finish,
         last.choice,
         logprobs,
+        tuple(delta for piece in pieces for delta in piece.calls),
     )
 
 
-def _chat_choice(whole: Piece) -> ChatChoice:
+def _chat_choice(whole: Piece, request_id: str) -> ChatChoice:
+    message = ChatMessage(whole.text)
+    if whole.calls:
+        calls = whole_calls(whole.calls, request_id, whole.choice)
+        message = ChatMessage(whole.text or None, tool_calls=calls)
     return ChatChoice(
-        message=ChatMessage(whole.text),
+        message=message,
         token_ids=whole.token_ids,
         finish_reason=whole.finish,
         index=whole.choice,

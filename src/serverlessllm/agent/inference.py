@@ -11,19 +11,23 @@ import asyncio
 from array import array
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
 
 from blake3 import blake3
 
 from serverlessllm.agent.answer import Answer, Piece
+from serverlessllm.agent.chat_prompt import template_messages, template_tools
 from serverlessllm.agent.queue import NO_DEADLINE_S
 from serverlessllm.agent.replica import Replica
+from serverlessllm.agent.tooling import Tooling
 from serverlessllm.clock import Clock
 from serverlessllm.errors import ContextLengthError, HoldDeadlineError, InvalidRequestError
 from serverlessllm.text.stop_strings import StopStrings
 from serverlessllm.text.tokenizer import AlignedPrompt, TextModel
+from serverlessllm.types import adapter_salt
 from serverlessllm.wire import openai
 from serverlessllm.wire.agent import InferHeaders, InferTiming
-from serverlessllm.wire.openai import ChatRequest, CompletionRequest, PromptTokensDetails, Usage
+from serverlessllm.wire.openai import ChatRequest, CompletionRequest, PromptTokensDetails, TextEndpoint, Usage
 from serverlessllm.wire.worker import Generate, TokenEvent
 
 
@@ -38,7 +42,8 @@ class Inference:
         Raises: InvalidRequestError, UnsupportedFieldError naming the field.
         """
         self.headers = headers
-        self.request = openai.parse(headers.endpoint, body)
+        self.endpoint: TextEndpoint = "chat" if headers.endpoint == "chat" else "completions"
+        self.request = openai.parse(self.endpoint, body)
         self.prompt_ids: list[int] = []
         self.timing: InferTiming | None = None
         self.num_tokens = 0
@@ -80,15 +85,23 @@ class Inference:
         HoldDeadlineError while it waits; WorkerLostError, EngineError at any time.
         """
         text = self._replica.text
-        prompt = await self._encode(text)
+        tooling = Tooling(self.request, text)
+        prompt = await self._encode(text, tooling)
         self.prompt_ids = prompt.ids
-        generate = self._generate(text)
-        answers = [self._answer(text, choice) for choice in range(self.request.num_choices)]
+        generate = self._generate(text, tooling.grammar)
+        spellings = await text.spellings() if generate.grammar else None
+        answers = [self._answer(text, choice, tooling) for choice in range(self.request.num_choices)]
         ended: set[int] = set()
         queued_s = self._clock.monotonic_s()
         async with self._replica.turn(self.headers.priority, self._deadline_s) as slot:
             queue_ms = (self._clock.monotonic_s() - queued_s) * 1e3
-            cached = self._replica.follow_cache(self.headers.cache_salt, self.request, prompt)
+            if spellings is not None:
+                slot.teach(spellings)
+            if self.headers.adapter:
+                directory = Path(self.headers.adapter_artifact)
+                await self._replica.load_adapter(slot, self.headers.adapter, directory)
+            salt = adapter_salt(self.headers.cache_salt, self.headers.adapter)
+            cached = self._replica.follow_cache(salt, self.request, prompt)
             async with aclosing(slot.generate(generate, len(answers), ended)) as events:
                 async for event in events:
                     answer = answers[event.choice]
@@ -105,21 +118,21 @@ class Inference:
                         if len(ended) == len(answers):
                             return
 
-    def _answer(self, text: TextModel, choice: int) -> Answer:
+    def _answer(self, text: TextModel, choice: int, tooling: Tooling) -> Answer:
         token_bytes = text.token_bytes if self.request.num_logprobs >= 0 else None
-        return Answer(text.detokenizer(self.prompt_ids), StopStrings(self.request.stops), choice, token_bytes)
+        detokenizer, stops = text.detokenizer(self.prompt_ids), StopStrings(self.request.stops)
+        return Answer(detokenizer, stops, choice, token_bytes, tooling.reader())
 
-    async def _encode(self, text: TextModel) -> AlignedPrompt:
+    async def _encode(self, text: TextModel, tooling: Tooling) -> AlignedPrompt:
         request = self.request
         async with self._encoding:
             if isinstance(request, ChatRequest):
-                return await text.align_chat_off_loop(
-                    [_as_template_sees(message) for message in request.messages]
-                )
+                messages = template_messages(request.messages, tooling.syntax)
+                return await text.align_chat_off_loop(messages, template_tools(tooling.use.tools))
             prompt = request.single_prompt
             return AlignedPrompt(prompt) if isinstance(prompt, list) else await text.align_off_loop(prompt)
 
-    def _generate(self, text: TextModel) -> Generate:
+    def _generate(self, text: TextModel, grammar: str) -> Generate:
         if not self.prompt_ids:
             raise InvalidRequestError(
                 "prompt: encodes to no tokens; send at least one character", param="prompt"
@@ -132,6 +145,8 @@ class Inference:
             stop_token_ids=[] if self.request.ignore_eos else list(text.stop_token_ids),
             cache_salt=self.headers.cache_salt,
             logprobs=self.request.num_logprobs,
+            grammar=grammar,
+            adapter=self.headers.adapter,
         )
 
     def _note(self, event: TokenEvent, queue_ms: float) -> None:
@@ -171,10 +186,3 @@ def max_tokens(request: ChatRequest | CompletionRequest, num_prompt_tokens: int,
             param="max_tokens",
         )
     return room_tokens if limit is None else min(limit, room_tokens)
-
-
-def _as_template_sees(message: openai.Message) -> dict[str, object]:
-    fields: dict[str, object] = {"role": message.role, "content": message.text}
-    if message.name is not None:
-        fields["name"] = message.name
-    return fields

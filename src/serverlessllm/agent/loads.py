@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from serverlessllm.agent.adapters import Adapters
 from serverlessllm.agent.admission import Admission
 from serverlessllm.agent.artifacts import OpenArtifacts
 from serverlessllm.agent.flight import Flight
@@ -102,6 +103,7 @@ class Loads:
             slots=self._parts.slots,
             clock=self._parts.clock,
             max_queue_length=self._parts.config.agent.max_queue_length,
+            adapters=Adapters(self._parts.loader, self._parts.arena),
             on_change=self._on_change,
             on_kv_change=self._parts.reporter.kv_changed,
         )

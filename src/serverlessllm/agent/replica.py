@@ -21,8 +21,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Final, NamedTuple
 
+from serverlessllm.agent.adapters import Adapters
 from serverlessllm.agent.kv_chunks import KvChunks
 from serverlessllm.agent.kv_request import KvRequest
 from serverlessllm.agent.queue import NO_DEADLINE_S, RequestQueue
@@ -33,7 +35,7 @@ from serverlessllm.arena.pin import Pin
 from serverlessllm.clock import Clock
 from serverlessllm.engine.slot import Slot
 from serverlessllm.engine.slots import SlotPool
-from serverlessllm.errors import ReplicaGoneError, SllmError, WorkerLostError
+from serverlessllm.errors import EngineError, ReplicaGoneError, SllmError, WorkerLostError
 from serverlessllm.text.tokenizer import AlignedPrompt, TextModel
 from serverlessllm.types import EngineKind, ReplicaState
 from serverlessllm.wire.agent import ReplicaStatus
@@ -57,7 +59,7 @@ class Replica:
 
     `on_kv_change` is called when `kv`, the prompt chunks that its engine has cached, changed.
     `nbytes` are its weights, `held_bytes` what they take from the arena. `has_seat`: it counts among
-    `max_replicas`. `was_lost`: its worker died unasked.
+    `max_replicas`. `was_lost`: its worker died unasked. `adapters` end with its worker.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Replica:
         max_queue_length: int,
         on_change: Callable[[Replica], None],
         on_kv_change: Callable[[Replica], None],
+        adapters: Adapters | None = None,
     ) -> None:
         self.key = key
         self.engine: EngineKind = engine
@@ -91,6 +94,7 @@ class Replica:
             refusal=self.gone_error,
             on_change=lambda: on_change(self),
         )
+        self._adapters = adapters
         self._slot: Slot | None = None
         self._pin: Pin | None = None
         self._text: TextModel | None = None
@@ -206,6 +210,12 @@ class Replica:
             return None
         return KvRequest(self.kv, self._block_tokens, salt, request, prompt)
 
+    async def load_adapter(self, slot: Slot, revision: str, directory: Path) -> None:
+        """Have a LoRA adapter bound to `slot`, which a turn gave. Raises as `Adapters.ready`."""
+        if self._adapters is None:
+            raise EngineError(f"the replica of model {self.key.model} takes no adapters", source="agent")
+        await self._adapters.ready(slot, revision, directory)
+
     def start_draining(self) -> None:
         """ready → draining, in one step without a wait: no request slips in between a look and this act."""
         if self.state == "ready":
@@ -288,6 +298,8 @@ class Replica:
         finally:
             self._slot = None
             self._drop_pin()
+            if self._adapters is not None:
+                self._adapters.close()
             self.has_seat = False
             self.gone.set()
             self._on_change(self)

@@ -13,6 +13,7 @@ import msgspec
 from aiohttp import web
 
 from serverlessllm.agent.chunks import ChunkWriter
+from serverlessllm.agent.embedding import Embeddings
 from serverlessllm.agent.inference import Inference
 from serverlessllm.errors import SllmError
 from serverlessllm.wire import sse
@@ -24,6 +25,12 @@ async def answer(request: web.Request, inference: Inference) -> web.StreamRespon
     if inference.request.is_stream:
         return await _stream(request, inference)
     return await _whole(inference)
+
+
+async def answer_embeddings(embeddings: Embeddings) -> web.Response:
+    """Run it to its end. Raises as `Embeddings.answer`."""
+    body = await embeddings.answer()
+    return web.Response(body=body, content_type="application/json", headers=_headers(embeddings))
 
 
 async def _stream(request: web.Request, inference: Inference) -> web.StreamResponse:
@@ -50,7 +57,11 @@ async def _stream(request: web.Request, inference: Inference) -> web.StreamRespo
 
 async def _start(request: web.Request, inference: Inference) -> web.StreamResponse:
     response = web.StreamResponse(
-        headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache", **_headers(inference)}
+        headers={
+            "Content-Type": "text/event-stream",
+            "Cache-Control": "no-cache",
+            **_headers(inference),
+        }
     )
     await response.prepare(request)
     return response
@@ -66,22 +77,26 @@ async def _whole(inference: Inference) -> web.Response:
     async with inference.within_deadline(), aclosing(inference.pieces()) as stream:
         pieces = [piece async for piece in stream]
     body = _writer(inference).completion(pieces, inference.usage)
-    return web.Response(body=body, content_type="application/json", headers=_headers(inference))
+    return web.Response(
+        body=body,
+        content_type="application/json",
+        headers=_headers(inference),
+    )
 
 
 def _writer(inference: Inference) -> ChunkWriter:
     headers = inference.headers
     return ChunkWriter(
-        headers.endpoint,
+        inference.endpoint,
         headers.request_id,
         headers.created_s,
-        headers.model,
+        inference.request.model,
         include_usage=inference.request.include_usage,
     )
 
 
-def _headers(inference: Inference) -> dict[str, str]:
+def _headers(work: Inference | Embeddings) -> dict[str, str]:
     return {
-        AGENT_TIMING_HEADER: msgspec.json.encode(inference.timing).decode(),
-        REQUEST_ID_HEADER: inference.headers.request_id,
+        AGENT_TIMING_HEADER: msgspec.json.encode(work.timing).decode(),
+        REQUEST_ID_HEADER: work.headers.request_id,
     }

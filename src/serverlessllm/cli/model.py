@@ -95,6 +95,7 @@ def add(
     SOURCE is a path on the server's machine (a Hugging Face directory with safetensors or PyTorch weights, a GGUF
     file, an artifact), a repository of the hub (`org/name`, `hf://org/name@revision`), `s3://bucket/prefix`, or an
     http(s) URL of a directory, an archive or a GGUF file. What lies elsewhere is fetched with the first call.
+    NAME may be `model:adapter`: then SOURCE is a LoRA adapter of that model, as PEFT saves it.
     """
     settings: ModelSettings = {
         "engine": engine,

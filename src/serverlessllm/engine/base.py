@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from serverlessllm.wire.worker import Generate, ModelLayout, TokenEvent
+from serverlessllm.wire.worker import Embed, Embedded, Failed, Generate, ModelLayout, Spellings, TokenEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +121,36 @@ class BlockReporter(Protocol):
 
     def block_changes(self) -> tuple[list[bytes], list[bytes]]:
         """Names of blocks that the last `step` made findable, and of those that it gave up."""
+
+
+@runtime_checkable
+class GrammarEngine(Protocol):
+    """An engine that can hold answers to a grammar (`Generate.grammar`); the worker refuses them for all others."""
+
+    def set_spellings(self, spellings: Spellings) -> None:
+        """How the attached model's ids are spelled; before the first request with a grammar."""
+
+    def take_failures(self) -> list[Failed]:
+        """Requests that could not follow their grammar within its limits since the last call; they are gone."""
+
+
+@runtime_checkable
+class EmbeddingEngine(Protocol):
+    """An engine that can turn texts into vectors; the worker refuses `Embed` for all others."""
+
+    def embed(self, request: Embed) -> None:
+        """Queue a request. Raises: ContextLengthError, InvalidRequestError; then nothing was queued."""
+
+    def take_embedded(self) -> list[Embedded]:
+        """Requests that `step` has finished since the last call."""
+
+
+@runtime_checkable
+class AdapterEngine(Protocol):
+    """An engine that computes requests with LoRA adapters (`Generate.adapter`)."""
+
+    def load_adapter(self, adapter: str, weights: Weights) -> None:
+        """Bind one; a known one is no error. Raises: UnsupportedCheckpointError, CheckpointFormatError."""
 
 
 class EngineFactory(Protocol):

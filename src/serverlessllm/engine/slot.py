@@ -31,16 +31,21 @@ from serverlessllm.errors import (
 from serverlessllm.types import EngineKind
 from serverlessllm.wire import WIRE_VERSION
 from serverlessllm.wire.worker import (
+    AdapterLoaded,
     Arrived,
     Attach,
     Attached,
     Blocks,
     Cancel,
     Early,
+    Embed,
+    Embedded,
     Failed,
     FromWorker,
     Generate,
     Hello,
+    LoadAdapter,
+    Spellings,
     TokenEvent,
     Tokens,
     Wanted,
@@ -57,7 +62,7 @@ class _Stream:
     __slots__ = ("has_begun", "items")
 
     def __init__(self) -> None:
-        self.items: asyncio.Queue[TokenEvent | SllmError] = asyncio.Queue()
+        self.items: asyncio.Queue[TokenEvent | Embedded | AdapterLoaded | SllmError] = asyncio.Queue()
         self.has_begun = False
 
 
@@ -83,6 +88,7 @@ class Slot:
         self._streams: dict[str, _Stream] = {}
         self._serial = itertools.count()
         self._reason = ""
+        self._has_spellings = False
         try:
             connection = connect_in(directory)
         except OSError as error:
@@ -151,6 +157,12 @@ class Slot:
         if batch:
             self._channel.send(Early(batch))
 
+    def teach(self, spellings: Spellings) -> None:
+        """Tell the worker how its model's ids are spelled, for requests with a grammar; once is enough."""
+        if not self._has_spellings and not self.lost.is_set():
+            self._has_spellings = True
+            self._channel.send(spellings)
+
     async def generate(
         self, request: Generate, num_choices: int = 1, ended: Set[int] = frozenset()
     ) -> AsyncGenerator[TokenEvent, None]:
@@ -175,6 +187,8 @@ class Slot:
                     if num_choices == 1:
                         unfinished.clear()
                     raise item
+                if not isinstance(item, TokenEvent):
+                    raise WireError("no ids for a request that asked for ids", source="engine")
                 if item.finish is not None:
                     unfinished.discard(item.choice)
                 yield msgspec.structs.replace(item, request_id=request.request_id)
@@ -187,6 +201,42 @@ class Slot:
             if unfinished:
                 self._channel.send(Cancel(wire_id))
 
+    async def load_adapter(self, message: LoadAdapter) -> None:
+        """Bind a LoRA adapter, once per slot at a time. Raises: WorkerLostError; the worker's own error."""
+        if self.lost.is_set():
+            raise self._lost_error()
+        stream = self._streams[message.adapter] = _Stream()
+        try:
+            self._channel.send(message)
+            item = await stream.items.get()
+        finally:
+            del self._streams[message.adapter]
+        if isinstance(item, SllmError):
+            raise item
+
+    async def embed(self, request: Embed) -> Embedded:
+        """The vectors of a request's inputs; its cancellation ends it in the worker.
+
+        Raises: WorkerLostError; the worker's own error (ContextLengthError, UnsupportedFieldError, …).
+        """
+        if self.lost.is_set():
+            raise self._lost_error()
+        wire_id = f"{request.request_id}#{next(self._serial)}"
+        stream = self._streams[wire_id] = _Stream()
+        try:
+            self._channel.send(msgspec.structs.replace(request, request_id=wire_id))
+            item = await stream.items.get()
+        except asyncio.CancelledError:
+            self._channel.send(Cancel(wire_id))
+            raise
+        finally:
+            del self._streams[wire_id]
+        if isinstance(item, SllmError):
+            raise item
+        if not isinstance(item, Embedded):
+            raise WireError("no vectors for a request that asked for vectors", source="engine")
+        return item
+
     def close(self) -> None:
         """Hang up; the worker ends by itself. Requests in flight fail with WorkerLostError. Idempotent."""
         self._channel.close()
@@ -198,6 +248,10 @@ class Slot:
                     self._deliver(event.request_id, event)
             case Blocks():
                 self.on_blocks(message)
+            case AdapterLoaded():
+                self._deliver(message.adapter, message)
+            case Embedded():
+                self._deliver(message.request_id, message)
             case Failed(request_id=str(request_id)):
                 self._deliver(request_id, _error_of(message))
             case Failed() if self._attaching is not None and not self._attaching.done():
@@ -214,7 +268,7 @@ class Slot:
             case _:
                 raise WireError(f"{type(message).__name__} out of place", source="engine")
 
-    def _deliver(self, wire_id: str, item: TokenEvent | SllmError) -> None:
+    def _deliver(self, wire_id: str, item: TokenEvent | Embedded | AdapterLoaded | SllmError) -> None:
         stream = self._streams.get(wire_id)
         if stream is not None:  # else its reader left, and the cancel is on its way
             stream.has_begun = True
@@ -245,4 +299,6 @@ def _ignore(blocks: Blocks) -> None:
 def _error_of(failed: Failed) -> SllmError:
     """The typed error that the worker meant; an unknown code becomes EngineError."""
     cls = error_classes().get(failed.code, EngineError)
-    return cls(failed.message) if issubclass(cls, RequestError) else cls(failed.message, source="engine")
+    if issubclass(cls, RequestError):
+        return cls(failed.message, param=failed.param)
+    return cls(failed.message, param=failed.param, source="engine")

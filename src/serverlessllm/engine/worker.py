@@ -5,6 +5,9 @@
     primed    Attach      maps the region, binds the engine: Attached   → attached
                           the same fails: Failed(None)                  → ended
     attached  Generate    queues it, or Failed(request_id)              → attached
+              Spellings   hands it to an engine that knows grammars     → attached
+              LoadAdapter maps and binds it: AdapterLoaded, or Failed   → attached
+              Embed       queues it, or Failed(request_id)              → attached
               Cancel      forgets it                                    → attached
               Arrived     goes on with the shards that are whole now    → attached
               Early       has the bytes that it wanted                  → attached
@@ -25,20 +28,33 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from serverlessllm.arena.mapping import map_extents
-from serverlessllm.engine.base import BlockReporter, Engine, EngineLimits, StreamingEngine, Weights
+from serverlessllm.engine.base import (
+    AdapterEngine,
+    BlockReporter,
+    EmbeddingEngine,
+    Engine,
+    EngineLimits,
+    GrammarEngine,
+    StreamingEngine,
+    Weights,
+)
 from serverlessllm.engine.worker_connection import AgentConnection, AgentGoneError
-from serverlessllm.errors import EngineError, SllmError, WireError
+from serverlessllm.errors import EngineError, SllmError, UnsupportedFieldError, WireError
 from serverlessllm.wire import WIRE_VERSION
 from serverlessllm.wire.worker import (
+    AdapterLoaded,
     Arrived,
     Attach,
     Attached,
     Blocks,
     Cancel,
     Early,
+    Embed,
     Failed,
     Generate,
     Hello,
+    LoadAdapter,
+    Spellings,
     Tokens,
     ToWorker,
     Wanted,
@@ -97,6 +113,12 @@ class Worker:
                 self._tell_blocks()
                 if events:
                     self._connection.send(Tokens(events))
+                if isinstance(self._engine, EmbeddingEngine):
+                    for embedded in self._engine.take_embedded():
+                        self._connection.send(embedded)
+                if isinstance(self._engine, GrammarEngine):
+                    for failed in self._engine.take_failures():
+                        self._connection.send(failed)
 
     def _tell_blocks(self) -> None:
         """Before the ids of the step: who has the last id knows all blocks of the answer."""
@@ -120,6 +142,13 @@ class Worker:
                 self._attach(message, descriptor)
             case Generate() if self._is_attached:
                 self._generate(message)
+            case LoadAdapter() if self._is_attached:
+                self._load_adapter(message)
+            case Embed() if self._is_attached:
+                self._embed(message)
+            case Spellings() if self._is_attached:
+                if isinstance(self._engine, GrammarEngine):
+                    self._engine.set_spellings(message)
             case Cancel() if self._is_attached:
                 self._engine.cancel(message.request_id, message.choice)
             case Arrived() if self._is_attached and self._streaming is not None:
@@ -133,9 +162,38 @@ class Worker:
 
     def _generate(self, request: Generate) -> None:
         try:
+            if request.grammar and not isinstance(self._engine, GrammarEngine):
+                raise UnsupportedFieldError(
+                    f"the {self._engine.name} engine follows no format: leave out response_format, enforced calls",
+                    param="response_format",
+                )
             self._engine.add(request)
         except SllmError as error:
-            self._connection.send(Failed(error.message, error.code, request.request_id))
+            self._connection.send(Failed(error.message, error.code, request.request_id, error.param))
+
+    def _load_adapter(self, message: LoadAdapter) -> None:
+        try:
+            if not isinstance(self._engine, AdapterEngine):
+                raise UnsupportedFieldError(
+                    f"model: the {self._engine.name} engine runs no adapters", param="model"
+                )
+            region = _map_region(self._region_fd, message.extents)
+            self._engine.load_adapter(message.adapter, Weights(region, message.layout))
+        except SllmError as error:
+            self._connection.send(Failed(error.message, error.code, message.adapter, error.param))
+        else:
+            self._connection.send(AdapterLoaded(message.adapter))
+
+    def _embed(self, request: Embed) -> None:
+        try:
+            if not isinstance(self._engine, EmbeddingEngine):
+                raise UnsupportedFieldError(
+                    f"the {self._engine.name} engine makes no embeddings; register the model with engine torch",
+                    param="model",
+                )
+            self._engine.embed(request)
+        except SllmError as error:
+            self._connection.send(Failed(error.message, error.code, request.request_id, error.param))
 
     def _attach(self, attach: Attach, descriptor: int | None) -> None:
         self._region_fd = descriptor

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from serverlessllm.metadata.records import ModelRecord
 from serverlessllm.orchestrator.replicas import Replica
 from serverlessllm.telemetry.timeline import Timeline
 from serverlessllm.wire.agent import SECRET_HEADER, InferHeaders
@@ -16,14 +17,21 @@ class InferHead:
         self._secret_line = f"{SECRET_HEADER}: {secret}\r\n".encode()
 
     def lines(
-        self, timeline: Timeline, replica: Replica, endpoint: Endpoint, *, seed: int, cache_salt: str
+        self,
+        timeline: Timeline,
+        replica: Replica,
+        endpoint: Endpoint,
+        *,
+        seed: int,
+        cache_salt: str,
+        adapter: ModelRecord | None = None,
     ) -> bytes:
-        """The lines for one request at one replica; every value is of plain characters."""
+        """The lines for one request at one replica; every value is of plain characters. `adapter` is settled."""
         headers = InferHeaders(
             request_id=timeline.request_id,
             created_s=int(timeline.arrived_s),
             endpoint=endpoint,
-            model=timeline.model,
+            model=replica.model,
             revision=replica.revision,
             attempt=replica.attempt,
             deadline_ms=0,
@@ -31,6 +39,8 @@ class InferHead:
             priority=0,
             cache_salt=cache_salt,
             seed=seed,
+            adapter="" if adapter is None else adapter.revision or "",
+            adapter_artifact="" if adapter is None else adapter.artifact or "",
         ).encode()
         text = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         return self._secret_line + text.encode()

@@ -77,7 +77,12 @@ OPERATIONS: Final = (
         media_types=_GENERATE_TYPES,
     ),
     Operation(
-        "post", "/v1/embeddings", "Not served by this version: always 400", body="Embeddings", status=0
+        "post",
+        "/v1/embeddings",
+        "Vectors of texts; a sleeping model is woken",
+        "EmbeddingList",
+        body="EmbeddingRequest",
+        errors=_GENERATE_ERRORS,
     ),
     Operation("get", "/admin/models", "Registered models and where they are", "ModelList"),
     Operation(

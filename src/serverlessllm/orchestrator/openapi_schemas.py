@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from serverlessllm.types import MAX_MODEL_NAME_BYTES
-from serverlessllm.wire import admin, disk, openai
+from serverlessllm.wire import admin, disk, embeddings, field_bounds, messages, openai
 
 Schema = dict[str, Any]
 """A JSON schema: a tree of JSON values, which has no narrower type."""
@@ -19,7 +19,7 @@ Schema = dict[str, Any]
 MODEL_NAME: Final[Schema] = {
     "type": "string",
     "maxLength": MAX_MODEL_NAME_BYTES,
-    "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$",
+    "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*(:[A-Za-z0-9][A-Za-z0-9._-]*)?$",
 }
 _ERROR: Final[Schema] = {
     "type": "object",
@@ -75,6 +75,8 @@ STRUCTS: Final = (
     openai.ChatRequest,
     openai.CompletionRequest,
     openai.Usage,
+    embeddings.EmbeddingRequest,
+    embeddings.EmbeddingList,
     admin.AddModel,
     admin.ModelView,
     admin.ModelList,
@@ -101,6 +103,16 @@ _IDS: Final[Schema] = {
 _PROMPT: Final[Schema] = {
     "anyOf": [_TEXT, _IDS, {"type": "array", "items": {"anyOf": [_TEXT, _IDS]}, "minItems": 1, "maxItems": 1}]
 }
+_INPUT: Final[Schema] = {
+    "anyOf": [
+        _TEXT,
+        _IDS,
+        *(
+            {"type": "array", "items": each, "minItems": 1, "maxItems": embeddings.MAX_INPUTS}
+            for each in (_TEXT, _IDS)
+        ),
+    ]
+}
 
 
 def schemas() -> Schema:
@@ -109,7 +121,11 @@ def schemas() -> Schema:
     components: Schema = dict(found)
     for name in ("ChatRequest", "CompletionRequest"):
         _refine_generation(components[name]["properties"])
-    components["ChatRequest"]["properties"]["messages"] |= {"minItems": 1, "maxItems": openai.MAX_MESSAGES}
+    components["ChatRequest"]["properties"]["messages"] |= {"minItems": 1, "maxItems": messages.MAX_MESSAGES}
+    vectors = components["EmbeddingRequest"]["properties"]
+    vectors["model"] = MODEL_NAME
+    vectors["input"] = _INPUT
+    vectors["dimensions"] |= {"minimum": 1, "maximum": embeddings.MAX_DIMENSIONS}
     components["AddModel"]["properties"]["name"] = MODEL_NAME
     components["AddModel"]["properties"]["source"] |= {
         "pattern": "^(/|hf://|s3://|https?://)",
@@ -132,7 +148,6 @@ def schemas() -> Schema:
         "Models": _MODELS,
         "Completion": _COMPLETION,
         "Status": _STATUS,
-        "Embeddings": {"type": "object"},
     }
     return components
 
@@ -140,13 +155,13 @@ def schemas() -> Schema:
 def _refine_generation(properties: Schema) -> None:
     """Add what `wire/openai.py` checks beyond types: bounds, and fields that may only say "off"."""
     properties["model"] = MODEL_NAME
-    for name, (low, high) in openai.BOUNDS.items():
+    for name, (low, high) in field_bounds.BOUNDS.items():
         if name in properties:
             properties[name] |= {"minimum": low, "maximum": high}
     properties["top_p"] |= {"exclusiveMinimum": 0}
     stop: Schema = {"type": "string", "minLength": 1}
     stops: Schema = {"type": "array", "items": stop, "maxItems": openai.MAX_STOPS}
     properties["stop"] = {"anyOf": [{"type": "null"}, stop, stops], "default": None}
-    for name, neutral in openai.NEUTRAL.items():
+    for name, neutral in field_bounds.NEUTRAL.items():
         if name in properties:
             properties[name] = {"enum": [None, *neutral]}

@@ -12,6 +12,7 @@ from serverlessllm.config import Config
 from serverlessllm.errors import ModelNotFoundError
 from serverlessllm.metadata.records import ModelRecord
 from serverlessllm.metadata.store import MetadataStore
+from serverlessllm.orchestrator.adapter_rules import check_removal
 from serverlessllm.orchestrator.admission import Admission
 from serverlessllm.orchestrator.agent_link import AgentLink
 from serverlessllm.orchestrator.agents import Agents
@@ -173,9 +174,11 @@ class Orchestrator:
     async def remove_model(self, name: str) -> None:
         """Forget the model, unbind it, and delete its artifact when it is the last that uses it.
 
-        Raises: ModelNotFoundError; MetadataUnavailableError, then nothing was changed.
+        Raises: ModelNotFoundError; ConflictError while it has adapters; MetadataUnavailableError, then nothing was
+        changed.
         """
         record = self.models.get(name)
+        check_removal(name, self.models.all())
         await self.models.remove(name)
         await self.registrations.abandon(record)
         removed = ModelNotFoundError(f"model {name!r} was removed", param="model")

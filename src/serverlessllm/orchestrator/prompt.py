@@ -10,6 +10,8 @@ from collections.abc import Set
 from functools import cached_property
 from typing import Final
 
+from serverlessllm.types import adapter_salt
+from serverlessllm.wire.embeddings import EmbeddingRequest
 from serverlessllm.wire.openai import ChatRequest, CompletionRequest
 from serverlessllm.wire.prompt_chunks import CHUNK_BYTES, canonical_text, chunk_names
 
@@ -18,19 +20,25 @@ BYTES_PER_TOKEN: Final = 4
 
 
 class Prompt:
-    """Of one request; `salt` is its tenant's."""
+    """Of one request; `salt` is its tenant's, `adapter` the revision of the one it names.
 
-    def __init__(self, request: ChatRequest | CompletionRequest, salt: str) -> None:
+    Texts that become vectors leave nothing behind that a later request could use: they have no chunks.
+    """
+
+    def __init__(
+        self, request: ChatRequest | CompletionRequest | EmbeddingRequest, salt: str, adapter: str = ""
+    ) -> None:
         self.salt = salt
+        self._adapter = adapter
         self._request = request
 
     @cached_property
     def _text(self) -> bytes:
-        return canonical_text(self._request)
+        return b"" if isinstance(self._request, EmbeddingRequest) else canonical_text(self._request)
 
     @cached_property
     def _names(self) -> list[int]:
-        return chunk_names(self._text, self.salt)
+        return chunk_names(self._text, adapter_salt(self.salt, self._adapter))
 
     @property
     def num_tokens(self) -> int:

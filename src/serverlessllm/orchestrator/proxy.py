@@ -26,6 +26,7 @@ from serverlessllm.errors import (
     SllmError,
     StaleAttemptError,
     UnreachableError,
+    UnsupportedFieldError,
     WireError,
     WorkerLostError,
     from_openai,
@@ -35,6 +36,7 @@ from serverlessllm.orchestrator.admission import TENANT
 from serverlessllm.orchestrator.agents import Agents
 from serverlessllm.orchestrator.cache_salts import CacheSalts
 from serverlessllm.orchestrator.exchange import Exchange
+from serverlessllm.orchestrator.formats import check_formats
 from serverlessllm.orchestrator.infer_head import InferHead
 from serverlessllm.orchestrator.models import Models
 from serverlessllm.orchestrator.prompt import Prompt
@@ -45,8 +47,10 @@ from serverlessllm.orchestrator.routing import Routing
 from serverlessllm.orchestrator.upstream import UpstreamResponse
 from serverlessllm.orchestrator.wake import Wakes
 from serverlessllm.telemetry.timeline import Timeline, TimelineRing
+from serverlessllm.types import base_name
 from serverlessllm.wire import openai
 from serverlessllm.wire.agent import REQUEST_ID_HEADER
+from serverlessllm.wire.embeddings import EmbeddingRequest, parse_embeddings
 from serverlessllm.wire.openai import Endpoint
 from serverlessllm.wire.sse import StreamRelay
 
@@ -73,7 +77,7 @@ class _TryAgain(Exception):  # noqa: N818  (control flow, not an error of ours)
 
 
 class Proxy:
-    """Serves `/v1/chat/completions` and `/v1/completions`."""
+    """Serves `/v1/chat/completions`, `/v1/completions` and `/v1/embeddings`."""
 
     def __init__(
         self,
@@ -103,8 +107,15 @@ class Proxy:
     async def serve(self, request: web.Request, body: bytes, endpoint: Endpoint) -> web.StreamResponse:
         """Answer one request whose admission was checked. Raises SllmError for a request that is not accepted."""
         arrived_s = self._clock.monotonic_s()
-        parsed = openai.parse(endpoint, body)
-        record = self._models.get(parsed.model)
+        parsed = parse_embeddings(body) if endpoint == "embeddings" else openai.parse(endpoint, body)
+        if not isinstance(parsed, EmbeddingRequest):
+            await check_formats(parsed)
+        record = self._models.get(base_name(parsed.model))
+        if record.name != parsed.model and endpoint == "embeddings":
+            raise UnsupportedFieldError(
+                "model: adapters make no embeddings; name the base model", param="model"
+            )
+        adapter = self._models.get(parsed.model) if record.name != parsed.model else None
         timeline = Timeline(
             request_id=self._request_id(request, endpoint),
             model=parsed.model,
@@ -113,11 +124,13 @@ class Proxy:
             is_stream=parsed.is_stream,
             tenant=request[TENANT],
         )
-        prompt = Prompt(parsed, self._salts.of(timeline.tenant))
         exchange = Exchange(request, body, timeline, arrived_s, self._clock)
         self._ring.start(timeline)
         try:
-            return await self._answer(exchange, record, endpoint, prompt)
+            if adapter is not None:
+                adapter = await self._settled(adapter.name)
+            prompt = Prompt(parsed, self._salts.of(timeline.tenant), (adapter and adapter.revision) or "")
+            return await self._answer(exchange, record, endpoint, prompt, adapter)
         except SllmError as error:
             return await exchange.fail(error)
         except ConnectionResetError:
@@ -127,6 +140,14 @@ class Proxy:
             self._ring.finish(timeline)
             self._metrics.finished(timeline)
 
+    async def _settled(self, adapter: str) -> ModelRecord:
+        """An adapter's record once its bytes are there. Raises: ModelNotFoundError, HoldDeadlineError."""
+        try:
+            async with asyncio.timeout(self._config.hold_timeout_s):
+                return await self._models.settled(adapter, lambda text: None)
+        except TimeoutError as error:
+            raise HoldDeadlineError(f"adapter {adapter} was not registered in time") from error
+
     def _request_id(self, request: web.Request, endpoint: Endpoint) -> str:
         chosen = request_id(request.headers.get(REQUEST_ID_HEADER), endpoint)
         running = self._ring.get(chosen)
@@ -135,17 +156,24 @@ class Proxy:
         return chosen
 
     async def _answer(
-        self, exchange: Exchange, record: ModelRecord, endpoint: Endpoint, prompt: Prompt
+        self,
+        exchange: Exchange,
+        record: ModelRecord,
+        endpoint: Endpoint,
+        prompt: Prompt,
+        adapter: ModelRecord | None,
     ) -> web.StreamResponse:
         seed = random.getrandbits(63)
         timeline, failed = exchange.timeline, list[str]()
         while True:
             replica = self._routing.pick(record, prompt, timeline.request_id, failed)
             if replica is None:
-                replica = await self._hold(exchange, prompt)
+                replica = await self._hold(exchange, record.name, prompt)
             timeline.state, timeline.revision, timeline.attempt = "running", replica.revision, replica.attempt
             timeline.agent_id = replica.link.agent_id
-            head = self._head.lines(timeline, replica, endpoint, seed=seed, cache_salt=prompt.salt)
+            head = self._head.lines(
+                timeline, replica, endpoint, seed=seed, cache_salt=prompt.salt, adapter=adapter
+            )
             try:
                 return await self._ask(exchange, replica, head)
             except _TryAgain as again:
@@ -178,14 +206,14 @@ class Proxy:
             replica.used_s = self._clock.monotonic_s()
             self._routing.learn(replica, exchange.timeline)
 
-    async def _hold(self, exchange: Exchange, prompt: Prompt) -> Replica:
+    async def _hold(self, exchange: Exchange, model: str, prompt: Prompt) -> Replica:
         """Wait until the model is awake. Raises its error, or HoldDeadlineError and NoAgentError when it is late.
 
         Bytes that arrive from elsewhere put the deadline off: a large model takes longer, a stalled one does not.
         """
         exchange.timeline.state = "held"
         joined_s = self._clock.monotonic_s()
-        with self._wakes.hold(exchange.timeline.model, prompt.num_tokens) as wake:
+        with self._wakes.hold(model, prompt.num_tokens) as wake:
             num_progress = 0
             while not await wake.settled(self._pause_s(exchange)):
                 if wake.num_progress != num_progress:
@@ -226,7 +254,7 @@ class Proxy:
         post = replica.link.upstream.post("/infer", head, exchange.body)
         try:
             is_told = exchange.is_open or (exchange.is_stream and replica.is_loading)
-            response = await (self._with_comments(exchange, post) if is_told else post)
+            response = await (self._with_comments(exchange, replica.model, post) if is_told else post)
         except (UnreachableError, WireError) as error:
             raise _TryAgain(error) from error
         try:
@@ -242,14 +270,14 @@ class Proxy:
         finally:
             response.close()
 
-    async def _with_comments(self, exchange: Exchange, work: Awaitable[T]) -> T:
+    async def _with_comments(self, exchange: Exchange, model: str, work: Awaitable[T]) -> T:
         """Await `work`, telling a stream what is done for it; one that has no headers yet, after a while."""
         task = asyncio.ensure_future(work)
         silent_s = max(0.0, self._config.hold_silently_s - exchange.elapsed_s)
         pause_s = COMMENT_EVERY_S if exchange.is_open else silent_s
         try:
             while not (await asyncio.wait({task}, timeout=pause_s))[0]:
-                await exchange.comment(self._wakes.loading(exchange.timeline.model) or "prefill")
+                await exchange.comment(self._wakes.loading(model) or "prefill")
                 pause_s = COMMENT_EVERY_S
             return task.result()
         finally:

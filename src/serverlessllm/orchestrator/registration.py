@@ -18,11 +18,13 @@ from serverlessllm.errors import (
     SllmError,
 )
 from serverlessllm.metadata.records import ModelRecord
+from serverlessllm.orchestrator.adapter_rules import check_addition
 from serverlessllm.orchestrator.changes import Changes
 from serverlessllm.orchestrator.ingest_job import progress_of, ready_fields, request_for
 from serverlessllm.orchestrator.models import Models
 from serverlessllm.sdk.ingest import IngestClient
 from serverlessllm.sources.location import Location
+from serverlessllm.types import base_name
 from serverlessllm.wire.admin import AddModel
 from serverlessllm.wire.ingest import IngestRequest, Job
 
@@ -61,7 +63,9 @@ class Registrations:
         Raises: InvalidRequestError, ConflictError, and what the ingest service says.
         """
         self._models.check_free(request.name)
-        is_local = _check_source(request.source).kind == "path"
+        base = base_name(request.name)
+        check_addition(request, self._models.find(base))
+        is_local = _check_source(request.source).kind == "path" or base != request.name
         if request.lazy if request.lazy is not None else not is_local:
             return await self._models.add(request, None)
         job = await self._ingest.ingest(IngestRequest(source=request.source, dtype=request.dtype))

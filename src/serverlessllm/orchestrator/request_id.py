@@ -10,7 +10,7 @@ from serverlessllm.types import mint_id
 from serverlessllm.wire.openai import Endpoint
 
 _WELL_FORMED: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_PREFIX: Final[dict[Endpoint, str]] = {"chat": "chatcmpl", "completions": "cmpl"}
+_PREFIX: Final[dict[Endpoint, str]] = {"chat": "chatcmpl", "completions": "cmpl", "embeddings": "embd"}
 
 
 def request_id(given: str | None, endpoint: Endpoint) -> str:

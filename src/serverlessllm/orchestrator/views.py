@@ -13,7 +13,7 @@ from serverlessllm.orchestrator.decisions import DecisionRing
 from serverlessllm.orchestrator.models import Models
 from serverlessllm.orchestrator.wake import Wakes
 from serverlessllm.telemetry.timeline import Timeline, TimelineRing
-from serverlessllm.types import Tier
+from serverlessllm.types import Tier, base_name
 from serverlessllm.wire.admin import (
     ConsoleSnapshot,
     KeyView,
@@ -82,7 +82,7 @@ class Views:
             raise NotFoundError(f"request {request_id[:128]!r} is not among the recent ones", param="id")
         return RequestDetail(
             request=request_view(timeline),
-            decision=self._decisions.get(timeline.model, timeline.attempt),
+            decision=self._decisions.get(base_name(timeline.model), timeline.attempt),
             route=self._decisions.route(timeline.request_id),
         )
 

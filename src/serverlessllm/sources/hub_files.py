@@ -24,6 +24,8 @@ _WEIGHTS: Final = (
 """Forms of the weights, the best first. `.pth` is never taken: it duplicates one of these."""
 _NO_WEIGHTS: Final = ("training_args.bin", "optimizer.*", "scheduler.*", "rng_state*", "consolidated*")
 _BESIDE: Final = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "LICENSE*", "NOTICE*")
+_POOLING: Final = "*_Pooling/config.json"
+"""How an embedding model pools: the one file that is needed of a folder below."""
 
 
 def needed_files(files: Sequence[RemoteFile], *, where: str, wanted: str = "") -> list[RemoteFile]:
@@ -44,6 +46,7 @@ def needed_files(files: Sequence[RemoteFile], *, where: str, wanted: str = "") -
             f"{where} holds several GGUF files: name one, e.g. {where}/{models[0]}", param="source"
         )
     beside = [file for file in top if file not in weights and _matches(file.name, _BESIDE)]
+    beside += [file for file in files if file.name.count("/") == 1 and fnmatchcase(file.name, _POOLING)]
     if not weights[0].name.endswith(".safetensors"):
         beside = [file for file in beside if not file.name.endswith(".safetensors.index.json")]
     return sorted([*weights, *beside], key=lambda file: file.name)

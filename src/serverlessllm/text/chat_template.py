@@ -20,6 +20,7 @@ from serverlessllm.errors import InvalidRequestError, UnsupportedFieldError
 from serverlessllm.text.source import TextSource, read_json, read_optional
 from serverlessllm.text.special_tokens import TOKENIZER_CONFIG, template_tokens
 from serverlessllm.text.template_sandbox import TemplateSandbox
+from serverlessllm.text.tool_syntax import ToolSyntax, tool_syntax
 
 TEMPLATE_FILE: Final = "chat_template.jinja"
 MAX_SOURCE_CHARS: Final = 1 << 20
@@ -55,6 +56,8 @@ class ChatTemplate:
         self._sandbox.globals["raise_exception"] = _raise_exception
         self._sandbox.globals["strftime_now"] = self._strftime_now
         self._sources = dict(sources)
+        self.tool_syntax: ToolSyntax | None = tool_syntax("\n".join(sources.values()))
+        """How this model writes calls; None where it cannot be given tools."""
         self._compiled = {name: self._compile(source) for name, source in sources.items()}
 
     @classmethod

@@ -33,12 +33,12 @@ class Vocabulary:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         added = tokenizer.get_added_tokens_decoder()
-        self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
+        self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         self._byte_ids = _byte_ids(tokenizer)
 
     def is_text(self, token_id: int) -> bool:
         """Whether the id adds text: not a special token, and not beyond the vocabulary (padded embeddings)."""
-        return token_id not in self._special_ids and self._tokenizer.id_to_token(token_id) is not None
+        return token_id not in self.special_ids and self._tokenizer.id_to_token(token_id) is not None
 
     def is_byte(self, token_id: int) -> bool:
         """Whether the id belongs to a byte-fallback run."""

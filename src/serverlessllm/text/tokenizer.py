@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -24,9 +25,12 @@ from tokenizers import Encoding, Tokenizer
 from serverlessllm.errors import CheckpointFormatError, InvalidRequestError, UnsupportedCheckpointError
 from serverlessllm.text.chat_template import ChatTemplate
 from serverlessllm.text.detokenizer import Detokenizer, Vocabulary
+from serverlessllm.text.embedding_recipe import EmbeddingRecipe
 from serverlessllm.text.source import TextSource, read_optional
 from serverlessllm.text.special_tokens import stop_token_ids
 from serverlessllm.text.token_bytes import TokenBytes
+from serverlessllm.text.tool_syntax import ToolSyntax
+from serverlessllm.wire.worker import Spellings
 
 TOKENIZER_FILE: Final = "tokenizer.json"
 INLINE_CHARS: Final = 4096
@@ -50,6 +54,12 @@ class ParsedTokenizer:
         self.vocabulary = Vocabulary(self.tokenizer)
         self.token_bytes = TokenBytes(self.tokenizer)
 
+    @cached_property
+    def spellings(self) -> list[bytes]:
+        """The bytes of every id, in order: ~70 ms per 50,000 ids, once."""
+        size = self.tokenizer.get_vocab_size(with_added_tokens=True)
+        return [self.token_bytes.of(token_id) for token_id in range(size)]
+
 
 ParsedTokenizers = WeakValueDictionary[str, ParsedTokenizer]
 """Digest of `tokenizer.json` → its parse, as long as a `TextModel` uses it."""
@@ -67,13 +77,20 @@ class AlignedPrompt(NamedTuple):
 
 
 class TextModel:
-    """Tokenizer and chat template of one revision. Immutable; safe to use from several threads."""
+    """Tokenizer, chat template and embedding recipe of one revision. Immutable; safe to use from several threads."""
 
-    def __init__(self, parsed: ParsedTokenizer, template: ChatTemplate, stops: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        parsed: ParsedTokenizer,
+        template: ChatTemplate,
+        stops: tuple[int, ...],
+        recipe: EmbeddingRecipe,
+    ) -> None:
         self._parsed = parsed
         self._tokenizer = parsed.tokenizer
         self._template = template
         self._stop_token_ids = stops
+        self.recipe = recipe
 
     @classmethod
     def load(cls, source: TextSource, parsed: ParsedTokenizers | None = None) -> TextModel:
@@ -94,7 +111,8 @@ class TextModel:
         tokenizer = known or ParsedTokenizer(data)
         if parsed is not None:
             parsed[digest] = tokenizer
-        return cls(tokenizer, ChatTemplate.load(source), stop_token_ids(source, tokenizer.tokenizer))
+        stops = stop_token_ids(source, tokenizer.tokenizer)
+        return cls(tokenizer, ChatTemplate.load(source), stops, EmbeddingRecipe.load(source))
 
     @property
     def stop_token_ids(self) -> tuple[int, ...]:
@@ -102,9 +120,34 @@ class TextModel:
         return self._stop_token_ids
 
     @property
+    def tool_syntax(self) -> ToolSyntax | None:
+        """How this model writes calls of functions; None where it cannot be given any."""
+        return self._template.tool_syntax
+
+    def special_id(self, text: str) -> int | None:
+        """The id of a control token, which leaves no trace in an answer's text; None for all other text."""
+        token_id: int | None = self._tokenizer.token_to_id(text)
+        return token_id if token_id in self._parsed.vocabulary.special_ids else None
+
+    @property
     def vocab_size(self) -> int:
         """Number of ids that stand for a token; embeddings may have more rows."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    async def spellings(self) -> Spellings:
+        """What an engine needs to know of the ids to hold answers to a grammar; made in a thread.
+
+        Raises: InvalidRequestError naming `response_format` for a model that cannot end an answer by itself.
+        """
+        spellings = await asyncio.to_thread(lambda: self._parsed.spellings)
+        stop_token_ids = [token_id for token_id in self._stop_token_ids if token_id < len(spellings)]
+        if not stop_token_ids:
+            raise InvalidRequestError(
+                "response_format: this model declares no token that ends an answer (eos_token_id), which formats and "
+                "enforced calls need",
+                param="response_format",
+            )
+        return Spellings(spellings, sorted(self._parsed.vocabulary.special_ids), stop_token_ids)
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, with the special tokens that the tokenizer itself adds (often a BOS).

@@ -8,7 +8,8 @@ Every call carries the cluster secret in `x-sllm-secret`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, get_args
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -194,7 +195,8 @@ class InferHeaders(msgspec.Struct, frozen=True):
     """All that the orchestrator tells an agent about one request, beside the client's own body.
 
     `seed` is used where the body has none; `deadline_ms` is
-    what is left of the request's time (0 = none).
+    what is left of the request's time (0 = none). `adapter` is the revision of a LoRA adapter, `adapter_artifact` its
+    directory on the node.
     """
 
     request_id: str
@@ -208,6 +210,8 @@ class InferHeaders(msgspec.Struct, frozen=True):
     priority: int
     cache_salt: str
     seed: int
+    adapter: str = ""
+    adapter_artifact: str = ""
 
     def encode(self) -> dict[str, str]:
         """As HTTP headers."""
@@ -224,23 +228,32 @@ class InferHeaders(msgspec.Struct, frozen=True):
             "x-sllm-cache-salt": self.cache_salt,
             "x-sllm-seed": str(self.seed),
             "x-sllm-wire": str(WIRE_VERSION),
+            **(
+                {"x-sllm-adapter": self.adapter, "x-sllm-adapter-artifact": quote(self.adapter_artifact)}
+                if self.adapter
+                else {}
+            ),
         }
 
     @classmethod
     def decode(cls, headers: Mapping[str, str]) -> InferHeaders:
         """Raises WireError naming the header that is missing or malformed."""
         endpoint = _text(headers, "x-sllm-endpoint")
-        if endpoint not in ("chat", "completions"):
-            raise WireError(
-                f"header x-sllm-endpoint: {endpoint[:40]!r} is not chat or completions", source="agent"
-            )
+        known = next((name for name in get_args(Endpoint) if name == endpoint), None)
+        if known is None:
+            raise WireError(f"header x-sllm-endpoint: {endpoint[:40]!r} is unknown", source="agent")
         revision = _text(headers, "x-sllm-revision")
         if not is_revision(revision):
             raise WireError("header x-sllm-revision: not 32 hex digits", source="agent")
+        adapter = headers.get("x-sllm-adapter", "")
+        if adapter and not is_revision(adapter):
+            raise WireError("header x-sllm-adapter: not 32 hex digits", source="agent")
         return cls(
+            adapter=adapter,
+            adapter_artifact=unquote(_text(headers, "x-sllm-adapter-artifact")) if adapter else "",
             request_id=_text(headers, REQUEST_ID_HEADER),
             created_s=_number(headers, "x-sllm-created"),
-            endpoint="chat" if endpoint == "chat" else "completions",
+            endpoint=known,
             model=check_model_name(_text(headers, "x-sllm-model"), param="x-sllm-model"),
             revision=revision,
             attempt=_number(headers, "x-sllm-attempt"),

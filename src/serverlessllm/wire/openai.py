@@ -15,40 +15,18 @@ import msgspec
 
 from serverlessllm.errors import InvalidRequestError, UnsupportedFieldError
 from serverlessllm.types import check_model_name
+from serverlessllm.wire.field_bounds import BOUNDS, NEUTRAL
+from serverlessllm.wire.messages import Message, check_messages
+from serverlessllm.wire.response_format import ResponseFormat, TextFormat, check_response_format
+from serverlessllm.wire.tools import Tool, ToolChoice, ToolUse, check_tools
 from serverlessllm.wire.worker import SamplingParams
 
 MAX_STOPS: Final = 16
 MAX_STOP_BYTES: Final = 1024
-MAX_MESSAGES: Final = 4096
-MAX_CHOICES: Final = 16
-MAX_TOP_LOGPROBS: Final = 20
-"""Of a chat, as OpenAI bounds it."""
 MAX_COMPLETION_LOGPROBS: Final = 5
 """Of a completion, as OpenAI bounds it."""
-MAX_TOKENS_BOUND: Final = 1 << 22
 DEFAULT_COMPLETION_MAX_TOKENS: Final = 16
 """OpenAI's default for `/v1/completions`; chat has none: it runs until a stop or the context's end."""
-
-
-class TextPart(msgspec.Struct, frozen=True, tag="text", tag_field="type"):
-    """One text part of a message's content."""
-
-    text: str
-
-
-class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One chat message. Content is text, or a list of text parts that are joined."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart] | None = None
-    name: str | None = None
-
-    @property
-    def text(self) -> str:
-        """The content as one string; None counts as empty."""
-        if isinstance(self.content, list):
-            return "".join(part.text for part in self.content)
-        return self.content or ""
 
 
 class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,6 +53,7 @@ class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     seed: int | None = None
     stop: str | list[str] | None = None
     ignore_eos: bool | None = None
+    response_format: ResponseFormat | None = None
     user: str | None = None
     metadata: dict[str, str] | None = None
     n: int | None = None
@@ -84,6 +63,11 @@ class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def num_choices(self) -> int:
         """How many answers are asked for."""
         return 1 if self.n is None else self.n
+
+    @property
+    def has_grammar(self) -> bool:
+        """Whether the answer is held to a format."""
+        return not isinstance(self.response_format, TextFormat | None)
 
     @property
     def is_stream(self) -> bool:
@@ -119,12 +103,11 @@ class ChatRequest(_Request, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    tools: list[Any] | None = None
-    tool_choice: Any = None
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     functions: Any = None
     function_call: Any = None
-    response_format: Any = None
     service_tier: str | None = None
     store: bool | None = None
     reasoning_effort: str | None = None
@@ -137,9 +120,19 @@ class ChatRequest(_Request, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     safety_identifier: str | None = None
 
     @property
+    def tool_use(self) -> ToolUse:
+        """What may, or must, be called."""
+        return ToolUse.of(self.tools or (), self.tool_choice, self.parallel_tool_calls)
+
+    @property
     def num_logprobs(self) -> int:
         """How many of the most likely tokens come with each one; -1 = no log-probabilities."""
         return (self.top_logprobs or 0) if self.logprobs else -1
+
+    @property
+    def has_grammar(self) -> bool:
+        """Whether the answer is held to a format, or to calls."""
+        return super().has_grammar or self.tool_use.is_held_to_schemas
 
     @property
     def token_limit(self) -> int | None:
@@ -186,43 +179,6 @@ def _or(value: float | None, default: float) -> float:
     return default if value is None else value
 
 
-NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
-    "best_of": (1,),
-    "logit_bias": ({},),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "service_tier": ("auto", "default"),
-    "store": (False,),
-    "modalities": (["text"],),
-    "echo": (False,),
-    "suffix": ("",),
-    "reasoning_effort": (),
-    "audio": (),
-    "prediction": (),
-    "web_search_options": (),
-    "verbosity": (),
-}
-"""Unsupported fields, each with the values that ask for nothing."""
-
-BOUNDS: Final[dict[str, tuple[float, float]]] = {
-    "max_tokens": (1, MAX_TOKENS_BOUND),
-    "max_completion_tokens": (1, MAX_TOKENS_BOUND),
-    "temperature": (0.0, 2.0),
-    "top_p": (0.0, 1.0),
-    "top_k": (-1, MAX_TOKENS_BOUND),
-    "min_p": (0.0, 1.0),
-    "repetition_penalty": (0.01, 100.0),
-    "presence_penalty": (-2.0, 2.0),
-    "frequency_penalty": (-2.0, 2.0),
-    "seed": (-(2**63), 2**64 - 1),
-    "n": (1, MAX_CHOICES),
-    "top_logprobs": (0, MAX_TOP_LOGPROBS),
-}
-
-
 def _check_fields(request: ChatRequest | CompletionRequest) -> None:
     check_model_name(request.model)
     for name, neutral in NEUTRAL.items():
@@ -240,6 +196,11 @@ def _check_fields(request: ChatRequest | CompletionRequest) -> None:
         raise InvalidRequestError("top_p: must be greater than 0", param="top_p")
     if request.stream_options is not None and not request.is_stream:
         raise InvalidRequestError("stream_options: only with stream: true", param="stream_options")
+    check_response_format(request.response_format)
+    if request.ignore_eos and request.has_grammar:
+        raise InvalidRequestError(
+            "ignore_eos: an answer in a format ends where that ends", param="ignore_eos"
+        )
     stops = request.stops
     if len(stops) > MAX_STOPS:
         raise InvalidRequestError(f"stop: at most {MAX_STOPS} strings", param="stop")
@@ -277,10 +238,8 @@ def parse_chat(body: bytes) -> ChatRequest:
     _check_fields(request)
     if request.top_logprobs is not None and not request.logprobs:
         raise InvalidRequestError("top_logprobs: only with logprobs: true", param="top_logprobs")
-    if not request.messages:
-        raise InvalidRequestError("messages: must not be empty", param="messages")
-    if len(request.messages) > MAX_MESSAGES:
-        raise InvalidRequestError(f"messages: at most {MAX_MESSAGES}", param="messages")
+    check_messages(request.messages)
+    check_tools(request.tools or (), request.tool_choice)
     return request
 
 
@@ -306,10 +265,12 @@ def parse_completion(body: bytes) -> CompletionRequest:
     return request
 
 
-Endpoint = Literal["chat", "completions"]
+Endpoint = Literal["chat", "completions", "embeddings"]
+TextEndpoint = Literal["chat", "completions"]
+"""Those that generate text."""
 
 
-def parse(endpoint: Endpoint, body: bytes) -> ChatRequest | CompletionRequest:
+def parse(endpoint: TextEndpoint, body: bytes) -> ChatRequest | CompletionRequest:
     """`parse_chat` or `parse_completion`."""
     return parse_chat(body) if endpoint == "chat" else parse_completion(body)
 

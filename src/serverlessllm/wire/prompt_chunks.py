@@ -19,7 +19,8 @@ from typing import Final, NamedTuple
 import msgspec
 from xxhash import xxh3_64_intdigest
 
-from serverlessllm.wire.openai import ChatRequest, CompletionRequest, Message
+from serverlessllm.wire.messages import Message
+from serverlessllm.wire.openai import ChatRequest, CompletionRequest
 
 CHUNK_BYTES: Final = 512
 ID_BYTES: Final = 4

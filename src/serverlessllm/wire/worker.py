@@ -3,8 +3,9 @@
 
 Frame = 4-byte little-endian length, then one msgpack map tagged by `type`. Both sides speak ids, never text.
 Order: the worker sends `Hello`; the agent sends `Attach` (with the arena's descriptor as SCM_RIGHTS ancillary
-data of the frame's first byte); the worker answers `Attached` or `Failed`; then any number of `Generate` and
-`Cancel` one way, `Tokens`, `Blocks` and `Failed` the other. A worker ends when the agent closes the connection.
+data of the frame's first byte); the worker answers `Attached` or `Failed`; then any number of `Generate`, `Embed` and
+`Cancel` one way, `Tokens`, `Blocks`, `Embedded` and `Failed` the other; `Spellings` once before the first `Generate`
+with a grammar. A worker ends when the agent closes the connection.
 
 Where the weights are still arriving (`Attach.shards`), `Arrived` tells how far they are, and a worker may ask for
 some of the bytes early: `Wanted` one way, `Early` the other.
@@ -18,7 +19,7 @@ from typing import Final
 import msgspec
 
 from serverlessllm.errors import WireError
-from serverlessllm.types import FinishReason
+from serverlessllm.types import FinishReason, Pooling
 
 MAX_FRAME_BYTES: Final = 64 << 20
 _LENGTH: Final = struct.Struct("<I")
@@ -119,6 +120,8 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
 
     Choices of one `request_id` with the same ids compute them once. Keys and values are shared between requests of
     one `cache_salt` only. `logprobs`: how many of the most likely ids come with each id; -1 = no log-probabilities.
+    `adapter`: computed with it, if not empty; it was loaded before.
+    `grammar` (llguidance's language, within `wire/grammar.py`'s limits): ids are sampled among those that follow it.
     """
 
     request_id: str
@@ -130,6 +133,55 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     generated_ids: list[int] = []
     cache_salt: str = ""
     logprobs: int = -1
+    grammar: str = ""
+    adapter: str = ""
+
+
+class LoadAdapter(msgspec.Struct, frozen=True, tag="load_adapter"):
+    """Agent → worker: bind a LoRA adapter, `adapter` (its revision), beside the attached model.
+
+    `extents` lie in the arena file whose descriptor came with `Attach`; the agent holds the pin as long as the worker
+    lives. Answered by `AdapterLoaded`, or `Failed` with the adapter as `request_id`.
+    """
+
+    adapter: str
+    layout: ModelLayout
+    extents: list[tuple[int, int]]
+
+
+class AdapterLoaded(msgspec.Struct, frozen=True, tag="adapter_loaded"):
+    """Worker → agent: requests may name the adapter now."""
+
+    adapter: str
+
+
+class Spellings(msgspec.Struct, frozen=True, tag="spellings"):
+    """Agent → worker, at most once: how ids are spelled, for grammars. `tokens[id]` may be no whole characters.
+
+    `special_ids` are control tokens, which no text of a grammar can spell; `stop_token_ids` end an answer.
+    """
+
+    tokens: list[bytes]
+    special_ids: list[int]
+    stop_token_ids: list[int]
+
+
+class Embed(msgspec.Struct, frozen=True, tag="embed"):
+    """Agent → worker: one vector for each of `inputs`, pooled from the last layer's normed states.
+
+    `pooling`: `last` takes the last id's state, `mean` the mean of all.
+    """
+
+    request_id: str
+    inputs: list[list[int]]
+    pooling: Pooling
+
+
+class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
+    """Worker → agent: the vectors, each little-endian float32, in the order of the inputs."""
+
+    request_id: str
+    vectors: list[bytes]
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -180,11 +232,12 @@ class Blocks(msgspec.Struct, frozen=True, tag="blocks"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """Worker → agent: a request failed (`request_id`) or the attach did (None); `code` as in errors.py."""
+    """Worker → agent: a request failed (`request_id`) or the attach did (None); `code`, `param` as in errors.py."""
 
     message: str
     code: str = "engine_error"
     request_id: str | None = None
+    param: str | None = None
 
 
 class Arrived(msgspec.Struct, frozen=True, tag="arrived"):
@@ -208,8 +261,8 @@ class Early(msgspec.Struct, frozen=True, tag="early"):
     parts: list[tuple[int, bytes]]
 
 
-ToWorker = Attach | Generate | Cancel | Arrived | Early
-FromWorker = Hello | Attached | Tokens | Blocks | Failed | Wanted
+ToWorker = Attach | LoadAdapter | Spellings | Generate | Embed | Cancel | Arrived | Early
+FromWorker = Hello | Attached | AdapterLoaded | Tokens | Blocks | Embedded | Failed | Wanted
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _to_worker: Final[msgspec.msgpack.Decoder[ToWorker]] = msgspec.msgpack.Decoder(ToWorker)

@@ -7,7 +7,8 @@ import pytest
 
 from serverlessllm.agent.inference import max_tokens
 from serverlessllm.errors import ContextLengthError
-from serverlessllm.wire.openai import ChatRequest, CompletionRequest, Message
+from serverlessllm.wire.messages import Message
+from serverlessllm.wire.openai import ChatRequest, CompletionRequest
 
 
 def chat(limit: int | None = None, completion_limit: int | None = None) -> ChatRequest:

@@ -31,6 +31,10 @@ from serverlessllm.sources.hub_files import needed_files
         ("consolidated.safetensors config.json", "config.json consolidated.safetensors"),
         ("model.Q4.gguf config.json", "config.json model.Q4.gguf"),
         (
+            "model.safetensors modules.json 1_Pooling/config.json onnx/config.json",
+            "1_Pooling/config.json model.safetensors modules.json",
+        ),
+        (
             "model.safetensors onnx/config.json original/model.safetensors chat.jinja",
             "chat.jinja model.safetensors",
         ),

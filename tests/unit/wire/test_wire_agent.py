@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from serverlessllm.errors import InvalidRequestError, WireError
@@ -25,6 +26,10 @@ HEADERS = InferHeaders(
 
 def test_headers_survive_the_wire() -> None:
     assert InferHeaders.decode(HEADERS.encode()) == HEADERS
+    adapted = msgspec.structs.replace(HEADERS, adapter="a" * 32, adapter_artifact="/data/ü b/a")
+    assert InferHeaders.decode(adapted.encode()) == adapted
+    with pytest.raises(WireError, match="x-sllm-adapter"):
+        InferHeaders.decode(HEADERS.encode() | {"x-sllm-adapter": "../etc"})
 
 
 @pytest.mark.parametrize("name", [name for name in HEADERS.encode() if name != "x-sllm-wire"])
@@ -38,7 +43,7 @@ def test_missing_header_is_named(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("x-sllm-endpoint", "embeddings"),
+        ("x-sllm-endpoint", "audio"),
         ("x-sllm-revision", "../../etc"),
         ("x-sllm-attempt", "1.5"),
         ("x-sllm-attempt", "9" * 30),

@@ -55,9 +55,7 @@ def test_prompt_of_every_form_is_one_prompt(prompt: Any, single: Any) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"tools": [{"type": "function"}]},
-        {"tool_choice": "required"},
-        {"response_format": {"type": "json_object"}},
+        {"functions": [{"name": "old"}]},
         {"logit_bias": {"5": 1.0}},
         {"reasoning_effort": "high"},
     ],

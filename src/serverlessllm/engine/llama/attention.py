@@ -9,11 +9,11 @@ the cache.
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
 from serverlessllm.engine.llama.batch import DecodeRun, ForwardBatch, PromptRun
 from serverlessllm.engine.llama.config import LlamaConfig
 from serverlessllm.engine.llama.kv_cache import KvCache
+from serverlessllm.engine.llama.scores import attention
 
 
 def attend(
@@ -42,7 +42,7 @@ def _decode(
     slots = slice(run.slot, run.slot + num_rows)
     keys = cache.keys(layer)[slots, :, : run.window_tokens]
     values = cache.values(layer)[slots, :, : run.window_tokens]
-    attended = scaled_dot_product_attention(folded, keys, values, attn_mask=run.mask)
+    attended = attention(config.traits, folded, keys, values, run.mask)
     return attended.reshape(num_rows, config.num_heads * config.head_dim)
 
 
@@ -56,11 +56,12 @@ def _prompt(
         window = slice(run.window_tokens)
         keys = cache.keys(layer)[run.slot : run.slot + 1, :, window]
         values = cache.values(layer)[run.slot : run.slot + 1, :, window]
-    attended = scaled_dot_product_attention(
+    attended = attention(
+        config.traits,
         queries,
         keys,
         values,
-        attn_mask=run.mask,
+        run.mask,
         is_causal=run.mask is None,
         enable_gqa=config.group_size > 1,
     )

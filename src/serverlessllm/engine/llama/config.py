@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The architecture of a Llama, Qwen2 or Qwen3 checkpoint, parsed from its `config.json`. Knows no tensors.
+"""The architecture of a checkpoint of a family that runs here, parsed from its `config.json`. Knows no tensors.
 
 Keys that would change the computation are either understood or refused by name; keys that do not (file names,
 initialisation, training) are ignored. Reads the layouts of transformers 4 (`rope_theta`, `rope_scaling`) and 5
@@ -8,22 +8,29 @@ initialisation, training) are ignored. Reads the layouts of transformers 4 (`rop
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, get_args
 
-from serverlessllm.errors import UnsupportedCheckpointError
+from serverlessllm.engine.llama.architecture_fields import (
+    Architecture,
+    boolean,
+    integer,
+    number,
+    unsupported,
+)
+from serverlessllm.engine.llama.rope_config import RopeConfig
+from serverlessllm.engine.llama.traits import GEMMAS, Family, Traits, global_rope
 
-Family = Literal["llama", "qwen2", "qwen3"]
-Architecture = Mapping[str, object]
+__all__ = ["LlamaConfig", "RopeConfig"]
 
-_FAMILIES: Final[dict[str, Family]] = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
-_CAUSAL_LM: Final = {
+_CAUSAL_LM: Final[dict[Family, str]] = {
+    "mistral": "MistralForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
     "llama": "LlamaForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }
-_MAX_DIMENSION: Final = 1 << 24
 
 _ONLY_VALUES: Final[dict[str, tuple[object, ...]]] = {
     "hidden_act": ("silu", "swish"),
@@ -45,21 +52,13 @@ _ONLY_VALUES: Final[dict[str, tuple[object, ...]]] = {
     "residual_multiplier": (None, 1, 1.0),
     "no_rope_layers": (None, []),
     "is_encoder_decoder": (False,),
+    "is_causal": (None, True),
+    "use_bidirectional_attention": (None, False),
     "add_cross_attention": (False,),
 }
 """Keys that change the computation, with the values under which it is the one implemented here."""
-
-
-@dataclass(frozen=True, slots=True)
-class RopeConfig:
-    """Rotary embedding: base, and how its frequencies are stretched. `kind` default uses `theta` only."""
-
-    kind: Literal["default", "linear", "llama3"]
-    theta: float
-    factor: float = 1.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_position: int = 8192
+_GEMMAS_OWN: Final = ("hidden_act", "attn_logit_softcapping", "final_logit_softcapping")
+"""Of these, what `Traits` reads for the Gemma families."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +77,7 @@ class LlamaConfig:
     rms_norm_eps: float
     tied_head: bool
     rope: RopeConfig
+    traits: Traits = Traits()
 
     @property
     def has_qkv_bias(self) -> bool:
@@ -86,8 +86,8 @@ class LlamaConfig:
 
     @property
     def has_qk_norm(self) -> bool:
-        """Qwen3 normalises each head of q and k."""
-        return self.family == "qwen3"
+        """Qwen3 and Gemma 3 normalise each head of q and k."""
+        return self.family in ("qwen3", "gemma3_text")
 
     @property
     def group_size(self) -> int:
@@ -98,100 +98,54 @@ class LlamaConfig:
     def parse(cls, architecture: Architecture) -> LlamaConfig:
         """Raises: UnsupportedCheckpointError naming the key that is missing, malformed or not implemented."""
         family = _family(architecture)
-        _refuse_variants(architecture)
-        hidden_size = _integer(architecture, "hidden_size")
-        num_heads = _integer(architecture, "num_attention_heads")
-        num_kv_heads = _integer(architecture, "num_key_value_heads", num_heads)
+        _refuse_variants(family, architecture)
+        hidden_size = integer(architecture, "hidden_size")
+        num_layers = integer(architecture, "num_hidden_layers")
+        num_heads = integer(architecture, "num_attention_heads")
+        num_kv_heads = integer(architecture, "num_key_value_heads", num_heads)
         if num_heads % num_kv_heads:
-            raise _unsupported("num_key_value_heads", f"{num_kv_heads} does not divide {num_heads} heads")
-        head_dim = _integer(architecture, "head_dim", hidden_size // num_heads)
+            raise unsupported("num_key_value_heads", f"{num_kv_heads} does not divide {num_heads} heads")
+        head_dim = integer(architecture, "head_dim", hidden_size // num_heads)
         if head_dim % 2:
-            raise _unsupported("head_dim", f"{head_dim} is odd; rotary embedding needs pairs")
-        max_position_tokens = _integer(architecture, "max_position_embeddings")
+            raise unsupported("head_dim", f"{head_dim} is odd; rotary embedding needs pairs")
+        max_position_tokens = integer(architecture, "max_position_embeddings")
         return cls(
             family=family,
-            vocab_size=_integer(architecture, "vocab_size"),
+            vocab_size=integer(architecture, "vocab_size"),
             hidden_size=hidden_size,
-            intermediate_size=_integer(architecture, "intermediate_size"),
-            num_layers=_integer(architecture, "num_hidden_layers"),
+            intermediate_size=integer(architecture, "intermediate_size"),
+            num_layers=num_layers,
             num_heads=num_heads,
             num_kv_heads=num_kv_heads,
             head_dim=head_dim,
             max_position_tokens=max_position_tokens,
-            rms_norm_eps=_number(architecture, "rms_norm_eps", 1e-6),
-            tied_head=_boolean(architecture, "tie_word_embeddings", default=False),
-            rope=_rope(architecture, max_position_tokens),
+            rms_norm_eps=number(architecture, "rms_norm_eps", 1e-6),
+            tied_head=boolean(architecture, "tie_word_embeddings", default=family in GEMMAS),
+            rope=global_rope(family, architecture, max_position_tokens),
+            traits=Traits.parse(family, architecture, num_layers, hidden_size),
         )
-
-
-def _unsupported(key: str, problem: str) -> UnsupportedCheckpointError:
-    return UnsupportedCheckpointError(f"config.json: {key}: {problem}", param=key, source="engine")
 
 
 def _family(architecture: Architecture) -> Family:
     model_type = architecture.get("model_type")
-    family = _FAMILIES.get(str(model_type))
+    families: tuple[Family, ...] = get_args(Family)
+    family = next((known for known in families if known == model_type), None)
     if family is None:
-        known = ", ".join(_FAMILIES)
-        raise _unsupported("model_type", f"{model_type!r} is not run by the torch engine; it runs {known}")
-    classes = architecture.get("architectures") or [_CAUSAL_LM[family]]
-    if classes != [_CAUSAL_LM[family]]:
-        raise _unsupported("architectures", f"{classes!r} is not [{_CAUSAL_LM[family]!r}]")
+        known = ", ".join(families)
+        raise unsupported("model_type", f"{model_type!r} is not run by the torch engine; it runs {known}")
+    causal = _CAUSAL_LM[family]
+    classes = architecture.get("architectures") or [causal]
+    if classes not in ([causal], [causal.removesuffix("ForCausalLM") + "Model"]):
+        raise unsupported("architectures", f"{classes!r} is not [{causal!r}] or its bare model")
     return family
 
 
-def _refuse_variants(architecture: Architecture) -> None:
+def _refuse_variants(family: Family, architecture: Architecture) -> None:
     for key, allowed in _ONLY_VALUES.items():
+        if family in GEMMAS and key in _GEMMAS_OWN:
+            continue
         if key in architecture and architecture[key] not in allowed:
-            raise _unsupported(key, f"{architecture[key]!r} is not implemented")
+            raise unsupported(key, f"{architecture[key]!r} is not implemented")
     layer_types = architecture.get("layer_types")
-    if isinstance(layer_types, list) and set(layer_types) - {"full_attention"}:
-        raise _unsupported("layer_types", "only full_attention is implemented")
-
-
-def _rope(architecture: Architecture, max_position_tokens: int) -> RopeConfig:
-    key = "rope_parameters" if architecture.get("rope_parameters") else "rope_scaling"
-    scaling = architecture.get(key) or {}
-    if not isinstance(scaling, Mapping):
-        raise _unsupported(key, "expected a mapping")
-    theta = _number(scaling, "rope_theta", _number(architecture, "rope_theta", 10000.0))
-    if scaling.get("partial_rotary_factor", 1.0) != 1.0:
-        raise _unsupported(f"{key}.partial_rotary_factor", "only whole heads are rotated here")
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind == "default":
-        return RopeConfig("default", theta)
-    if kind not in ("linear", "llama3"):
-        raise _unsupported(f"{key}.rope_type", f"{kind!r} is not implemented; default, linear and llama3 are")
-    factor = _number(scaling, "factor")
-    if kind == "linear":
-        return RopeConfig("linear", theta, factor)
-    low, high = _number(scaling, "low_freq_factor"), _number(scaling, "high_freq_factor")
-    if low >= high:
-        raise _unsupported(f"{key}.high_freq_factor", f"{high} must exceed low_freq_factor {low}")
-    original = _integer(scaling, "original_max_position_embeddings", max_position_tokens)
-    return RopeConfig("llama3", theta, factor, low, high, original)
-
-
-def _number(source: Architecture, key: str, default: float | None = None) -> float:
-    value = source.get(key)
-    if value is None:
-        value = default
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-        raise _unsupported(key, f"{value!r} is not a positive number")
-    return float(value)
-
-
-def _integer(source: Architecture, key: str, default: int | None = None) -> int:
-    value = source.get(key)
-    if value is None:
-        value = default
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _MAX_DIMENSION:
-        raise _unsupported(key, f"{value!r} is not a whole number between 1 and {_MAX_DIMENSION}")
-    return value
-
-
-def _boolean(source: Architecture, key: str, *, default: bool) -> bool:
-    value = source.get(key, default)
-    if not isinstance(value, bool):
-        raise _unsupported(key, f"{value!r} is not true or false")
-    return value
+    if family not in GEMMAS and isinstance(layer_types, list) and set(layer_types) - {"full_attention"}:
+        raise unsupported("layer_types", "only full_attention is implemented")

@@ -43,8 +43,9 @@ class DeviceWeights:
             self._copy.copy_shard(shard)
         placed = Weights(memoryview(b""), plan.layout)
         self._tensors = RegionTensors(placed, dtype, copied=self._copy.buffer)
-        if any(TORCH_DTYPES[tensor.dtype] != dtype for tensor in layout.tensors):
-            # What must be converted is read now; a stream that follows block by block is for checkpoints as stored.
+        if config.traits.is_gemma or any(TORCH_DTYPES[tensor.dtype] != dtype for tensor in layout.tensors):
+            # What must be converted, or is a norm's offset, is read now; a stream that follows block by block is for
+            # checkpoints as stored.
             self._copy.finish()
         self._copy.wait("embed")
         layers = _ArrivingLayers(config, self._tensors, self._copy)

@@ -8,8 +8,6 @@ arriving, `layer_stream.py` does.
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -19,35 +17,29 @@ import torch
 
 from serverlessllm.clock import Clock, SystemClock
 from serverlessllm.engine.base import BindReport, EngineLimits, Weights
-from serverlessllm.engine.host_arena import HostArena, HostRegion
+from serverlessllm.engine.host_arena import HostArena
 from serverlessllm.engine.llama.batch import build_batch
-from serverlessllm.engine.llama.block_chain import BLOCK_TOKENS, num_blocks_for
-from serverlessllm.engine.llama.block_pool import BlockPool
-from serverlessllm.engine.llama.block_store import BlockStore, block_bytes, default_bytes
+from serverlessllm.engine.llama.block_chain import BLOCK_TOKENS
 from serverlessllm.engine.llama.block_table import BlockTable
-from serverlessllm.engine.llama.config import LlamaConfig
-from serverlessllm.engine.llama.device_weights import DeviceWeights
-from serverlessllm.engine.llama.kv_cache import KvCache
+from serverlessllm.engine.llama.bound import Bound, Place
 from serverlessllm.engine.llama.kv_memory import CPU
-from serverlessllm.engine.llama.layer_stream import LayerStream
-from serverlessllm.engine.llama.model import LlamaBlocks, LlamaModel
+from serverlessllm.engine.llama.lora import LoraAdapter, LoraRows
 from serverlessllm.engine.llama.priming import prime_kernels
-from serverlessllm.engine.llama.region import RegionTensors
 from serverlessllm.engine.llama.request_check import check_request
-from serverlessllm.engine.llama.rope import RopeTable
+from serverlessllm.engine.llama.sampling.grammar import GrammarCompiler
 from serverlessllm.engine.llama.sampling.logprobs import RowLogprobs
 from serverlessllm.engine.llama.sampling.sampler import Sampler
-from serverlessllm.engine.llama.scheduler import Scheduler, Step
+from serverlessllm.engine.llama.scheduler import Step
 from serverlessllm.engine.llama.sequence import Sequence
-from serverlessllm.engine.llama.weights import LlamaWeights, read_weights
 from serverlessllm.errors import EngineError, InvalidRequestError
-from serverlessllm.wire.worker import Generate, TokenEvent, TokenLogprobs
+from serverlessllm.types import adapter_salt
+from serverlessllm.wire.worker import Embed, Embedded, Failed, Generate, Spellings, TokenEvent, TokenLogprobs
 
 _DTYPES: Final = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 class LlamaEngine:
-    """`Engine` and, on the CPU, `StreamingEngine` for Llama, Qwen2 and Qwen3. One thread calls everything."""
+    """`Engine` for the families of `traits.py` and, on the CPU, `StreamingEngine`. One thread calls everything."""
 
     name: str = "torch"
 
@@ -66,10 +58,11 @@ class LlamaEngine:
         self.dtype: str = dtype
         self._torch_dtype = _DTYPES[dtype]
         self._clock = clock
-        self._bound: _Bound | None = None
+        self._bound: Bound | None = None
         self._is_quiesced = False
         self._num_added = 0
         self._block_changes: tuple[list[bytes], list[bytes]] = [], []
+        self._failures: list[Failed] = []
 
     def prime(self) -> None:
         """Warm allocator, thread pool and kernels (~0.2 s, once per process); on a GPU, page-lock the arena too.
@@ -96,8 +89,8 @@ class LlamaEngine:
             raise EngineError("weights are attached already; detach them first")
         if limits.max_num_seqs < 1:
             raise EngineError("max_num_seqs must be at least 1", param="max_num_seqs")
-        place = _Place(self._torch_dtype, self._device, self._arena)
-        self._bound = bound = _Bound(weights, limits, place, self._clock)
+        place = Place(self._torch_dtype, self._device, self._arena)
+        self._bound = bound = Bound(weights, limits, place, self._clock)
         return BindReport(bound.max_model_len_tokens, bound.copied_bytes, BLOCK_TOKENS)
 
     def detach_weights(self) -> None:
@@ -106,6 +99,29 @@ class LlamaEngine:
             self._bound.finish_copies()
         self._bound = None
         self._is_quiesced = False
+
+    def set_spellings(self, spellings: Spellings) -> None:
+        """How ids are spelled, for requests with a grammar (~0.1 s per 50,000 ids). Raises: EngineError."""
+        self._require_bound().grammars = GrammarCompiler(spellings)
+
+    def take_failures(self) -> list[Failed]:
+        """Requests whose grammar took too much since the last call; they are gone."""
+        failures, self._failures = self._failures, []
+        return failures
+
+    def load_adapter(self, adapter: str, weights: Weights) -> None:
+        """Bind a LoRA adapter, named by its revision. Raises: UnsupportedCheckpointError, CheckpointFormatError."""
+        bound = self._require_bound()
+        if adapter not in bound.adapters:
+            bound.adapters[adapter] = LoraAdapter(bound.config, weights, self._torch_dtype, self._device)
+
+    def embed(self, request: Embed) -> None:
+        """Queue texts that become vectors. Raises: ContextLengthError, InvalidRequestError, EngineError."""
+        self._require_bound().embedder.add(request)
+
+    def take_embedded(self) -> list[Embedded]:
+        """Requests of `embed` that were finished since the last call."""
+        return [] if self._bound is None else self._bound.embedder.take()
 
     def quiesce(self) -> None:
         """Stop computing until `resume`; requests may still be added and cancelled."""
@@ -132,8 +148,12 @@ class LlamaEngine:
             raise InvalidRequestError(
                 f"request {request.request_id!r} is running already", param="request_id"
             )
-        table = BlockTable(bound.pool, bound.store, request.cache_salt)
-        bound.scheduler.add(Sequence(request, table, self._num_added, self._clock.monotonic_s()))
+        if request.adapter and request.adapter not in bound.adapters:
+            raise EngineError(f"adapter {request.adapter} is not loaded; load it first")
+        grammar = bound.begin_grammar(request)
+        salt = adapter_salt(request.cache_salt, request.adapter)
+        table = BlockTable(bound.pool, bound.store, salt)
+        bound.scheduler.add(Sequence(request, table, self._num_added, self._clock.monotonic_s(), grammar))
         self._num_added += 1
         if bound.stream is not None:
             bound.stream.admit()
@@ -142,6 +162,7 @@ class LlamaEngine:
         """Drop one choice of a request, or all, in any phase; slots and blocks are free for the next step."""
         if self._bound is not None:
             self._bound.scheduler.cancel(request_id, choice)
+            self._bound.embedder.cancel(request_id)
             if self._bound.stream is not None:
                 self._bound.stream.drop_cancelled()
                 self._bound.end_stream()
@@ -169,8 +190,10 @@ class LlamaEngine:
         """Whether `step` would compute something."""
         if self._is_quiesced or self._bound is None:
             return False
-        stream = self._bound.stream
-        return self._bound.scheduler.has_work if stream is None else stream.has_work
+        bound = self._bound
+        if bound.stream is not None:
+            return bound.stream.has_work  # texts that become vectors wait for the whole model
+        return bound.scheduler.has_work or bound.embedder.has_work
 
     @torch.inference_mode()
     def step(self) -> list[TokenEvent]:
@@ -183,13 +206,18 @@ class LlamaEngine:
             return []
         bound = self._require_bound()
         if bound.stream is None:
-            step = bound.scheduler.plan(self._clock.monotonic_s())
-            return self._deliver(bound, step, self._forward(bound, step))
+            if bound.embedder.has_work:
+                bound.embedder.step(bound.model)
+            return self._generate(bound) if bound.scheduler.has_work else []
         done = bound.stream.advance()
         bound.end_stream()
         return [] if done is None else self._deliver(bound, *done)
 
-    def _deliver(self, bound: _Bound, step: Step, computed: torch.Tensor) -> list[TokenEvent]:
+    def _generate(self, bound: Bound) -> list[TokenEvent]:
+        step = bound.scheduler.plan(self._clock.monotonic_s())
+        return self._deliver(bound, step, self._forward(bound, step))
+
+    def _deliver(self, bound: Bound, step: Step, computed: torch.Tensor) -> list[TokenEvent]:
         """Note what was computed, and sample from its logits, decoding sequences first."""
         scheduler = bound.scheduler
         logits: npt.NDArray[np.float32] = computed.float().cpu().numpy()
@@ -207,10 +235,12 @@ class LlamaEngine:
                 rows += [row] * len(forks)
         if len(rows) > len(logits):
             logits = logits[rows]
-        events = _sample(bound.sampler, ready, logits, now_s)
-        for sequence, event in zip(ready, events, strict=True):
-            if event.finish is not None:
+        sampled = _sample(bound.sampler, ready, logits, now_s)
+        for sequence, outcome in zip(ready, sampled, strict=True):
+            if isinstance(outcome, Failed) or outcome.finish is not None:
                 scheduler.retire(sequence)
+        events = [outcome for outcome in sampled if isinstance(outcome, TokenEvent)]
+        self._failures += [outcome for outcome in sampled if isinstance(outcome, Failed)]
         self._block_changes = bound.pool.take_changes()
         if not scheduler.has_work and not bound.pool.is_unused:
             self.check_integrity()
@@ -230,117 +260,46 @@ class LlamaEngine:
         """How often a sequence gave its blocks up for an older one, since the attach."""
         return self._require_bound().scheduler.num_preempted
 
-    def _forward(self, bound: _Bound, step: Step) -> torch.Tensor:
+    def _forward(self, bound: Bound, step: Step) -> torch.Tensor:
         """Compute the step; logits (number of sequences that get an id, vocab), decoding ones first."""
-        batch = build_batch(
-            [sequence.as_decode_row() for sequence in step.decodes],
-            [sequence.as_prompt(num_tokens) for sequence, num_tokens in step.chunks],
-            self._torch_dtype,
+        decodes = [sequence.as_decode_row() for sequence in step.decodes]
+        prompts = [sequence.as_prompt(num_tokens) for sequence, num_tokens in step.chunks]
+        batch = build_batch(decodes, prompts, self._torch_dtype).to(self._device)
+        if not bound.adapters:
+            return bound.model.forward(batch)
+        names = [sequence.request.adapter for sequence in step.decodes]
+        prompt_names = [sequence.request.adapter for sequence, _ in step.chunks]
+        lora = LoraRows.of(
+            list(zip(decodes, names, strict=True)),
+            list(zip(prompts, prompt_names, strict=True)),
+            bound.adapters,
         )
-        return bound.model.forward(batch.to(self._device))
+        return bound.model.forward(batch, lora)
 
-    def _require_bound(self) -> _Bound:
+    def _require_bound(self) -> Bound:
         if self._bound is None:
             raise EngineError("no weights are attached")
         return self._bound
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a model computes, and the page-locked arena that its weights come from, if there is one."""
-
-    dtype: torch.dtype
-    device: torch.device
-    arena: HostArena | None
-
-
-class _Bound:
-    """What exists only while weights are attached: `stream` while they arrive, `model` after that."""
-
-    model: LlamaModel
-
-    def __init__(self, weights: Weights, limits: EngineLimits, place: _Place, clock: Clock) -> None:
-        dtype, device = place.dtype, place.device
-        self.config = config = LlamaConfig.parse(weights.layout.architecture)
-        own = config.max_position_tokens
-        self.max_model_len_tokens = min(limits.max_model_len_tokens or own, own)
-        num_blocks = _num_blocks(config, limits.kv_cache_bytes, dtype, device)
-        self.max_model_len_tokens = min(self.max_model_len_tokens, num_blocks * BLOCK_TOKENS)
-        # Whole blocks: a window is as long as the blocks of its sequence.
-        window_tokens = num_blocks_for(self.max_model_len_tokens) * BLOCK_TOKENS
-        self._cache = cache = KvCache(config, limits.max_num_seqs, window_tokens, dtype, device)
-        self.pool = BlockPool(num_blocks)
-        self.store = BlockStore(config, num_blocks, cache, dtype, device)
-        self.scheduler = Scheduler(self.pool, cache, limits.max_num_seqs)
-        self._rope = RopeTable(config.rope, config.head_dim, self.max_model_len_tokens, dtype, device)
-        self.sampler = Sampler(config.vocab_size)
-        self.copied_bytes = 0
-        self.stream: LayerStream | None = None
-        self._arriving: DeviceWeights | None = None
-        if weights.num_ready < len(weights.shards):
-            blocks = LlamaBlocks(config, cache, self._rope)
-            self.stream = LayerStream(config, weights, blocks, self.scheduler, dtype, clock)
-        else:
-            self._use(self._read(weights, place))
-
-    def end_stream(self) -> None:
-        """Go over to the whole model once nothing is left of the stream."""
-        if self.stream is not None and self.stream.is_over and self.stream.weights is not None:
-            self._use(self.stream.weights)
-            self.stream = None
-
-    def _use(self, weights: LlamaWeights) -> None:
-        self.model = LlamaModel(self.config, weights, self._cache, self._rope)
-
-    def finish_copies(self) -> None:
-        """Block until no copy reads the region any more."""
-        if self._arriving is not None:
-            self._arriving.finish()
-
-    def _read(self, weights: Weights, place: _Place) -> LlamaWeights:
-        """Views of the region on the CPU, copies of it on a GPU."""
-        if place.device.type == "cpu":
-            tensors = RegionTensors(weights, place.dtype)
-            llama_weights = read_weights(self.config, tensors)
-            self.copied_bytes = tensors.copied_bytes
-            return llama_weights
-        source = HostRegion(weights.region) if place.arena is None else place.arena.region(weights.extents)
-        self._arriving = DeviceWeights(self.config, source, weights.layout, place.dtype, place.device)
-        self.copied_bytes = self._arriving.copied_bytes
-        return self._arriving.weights
-
-
-def _num_blocks(config: LlamaConfig, kv_cache_bytes: int, dtype: torch.dtype, device: torch.device) -> int:
-    """Blocks of one replica. Raises: EngineError when not one fits."""
-    if device.type == "cpu":
-        memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    else:
-        memory_bytes, _ = torch.cuda.mem_get_info(device)
-    one_bytes = block_bytes(config, dtype)
-    num_blocks = (kv_cache_bytes or default_bytes(memory_bytes)) // one_bytes
-    if num_blocks < 1:
-        raise EngineError(
-            f"keys and values of {BLOCK_TOKENS} tokens take {one_bytes} bytes, engine.kv_cache_bytes allows "
-            f"{kv_cache_bytes}; raise it",
-            param="kv_cache_bytes",
-        )
-    return num_blocks
-
-
 def _sample(
     sampler: Sampler, ready: list[Sequence], logits: npt.NDArray[np.float32], now_s: float
-) -> list[TokenEvent]:
-    """Draw the next id of every sequence; `logits` (len(ready), vocab) is overwritten."""
+) -> list[TokenEvent | Failed]:
+    """Draw the next id of every sequence; `logits` (len(ready), vocab) is overwritten.
+
+    Log-probabilities are the model's own: they are taken before a grammar hides ids.
+    """
     asked = [
         RowLogprobs(row, sequence.request.logprobs) if sequence.request.logprobs >= 0 else None
         for sequence, row in zip(ready, logits, strict=True)
     ]
+    failed = [sequence.restrict(row) for sequence, row in zip(ready, logits, strict=True)]
     token_ids = sampler.sample(logits, [sequence.as_draw() for sequence in ready]) if ready else []
-    events = []
-    for sequence, token_id, row in zip(ready, token_ids, asked, strict=True):
+    outcomes: list[TokenEvent | Failed] = []
+    for sequence, failure, token_id, row in zip(ready, failed, token_ids, asked, strict=True):
         logprobs: TokenLogprobs | None = None if row is None else row.of(token_id)
-        events.append(sequence.append(token_id, now_s, logprobs))
-    return events
+        outcomes.append(failure or sequence.append(token_id, now_s, logprobs))
+    return outcomes
 
 
 def create(dtype: str, num_threads: int, device: str = "cpu", arena_path: str = "") -> LlamaEngine:

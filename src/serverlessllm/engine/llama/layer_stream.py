@@ -15,6 +15,7 @@ that answers are those of a model that was whole from the start. Knows no socket
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,15 +27,16 @@ from serverlessllm.engine.base import Weights
 from serverlessllm.engine.llama.batch import ForwardBatch, build_batch
 from serverlessllm.engine.llama.config import LlamaConfig
 from serverlessllm.engine.llama.early_rows import EarlyRows
+from serverlessllm.engine.llama.lora import LoraAdapter, LoraRows
 from serverlessllm.engine.llama.model import LlamaBlocks, Underway
 from serverlessllm.engine.llama.region import RegionTensors
 from serverlessllm.engine.llama.scheduler import Scheduler, Step
 from serverlessllm.engine.llama.sequence import Sequence
 from serverlessllm.engine.llama.weights import (
-    EMBEDDING,
     LayerWeights,
     LlamaWeights,
     complete_weights,
+    embedding_name,
     layer_prefix,
     read_layer,
 )
@@ -55,6 +57,7 @@ class _Pass:
     num_tokens: int
     batch: ForwardBatch
     token_ids: list[int]
+    lora: LoraRows | None
     underway: Underway | None = None
     early: torch.Tensor | None = None
     computed_s: float = 0.0
@@ -75,8 +78,12 @@ class LayerStream:
         scheduler: Scheduler,
         dtype: torch.dtype,
         clock: Clock,
+        adapters: Mapping[str, LoraAdapter],
     ) -> None:
-        """Raises: CheckpointFormatError, UnsupportedCheckpointError for a checkpoint that cannot be run."""
+        """`adapters` are those that are bound, by name.
+
+        Raises: CheckpointFormatError, UnsupportedCheckpointError for a checkpoint that cannot be run.
+        """
         dry = RegionTensors(weights, dtype, is_dry=True)
         complete_weights(config, dry, [read_layer(config, dry, i) for i in range(config.num_layers)])
         self._config = config
@@ -85,11 +92,14 @@ class LayerStream:
         self._scheduler = scheduler
         self._dtype = dtype
         self._clock = clock
+        self._adapters = adapters
+        self._embedding = embedding_name(dry)
         self._num_shards = len(weights.shards)
-        self._shards_for_layer = [_num_shards_for(weights, layer_prefix(i)) for i in range(config.num_layers)]
-        self._shards_for_embedding = _num_shards_for(weights, EMBEDDING)
+        prefixes = [layer_prefix(dry, index) for index in range(config.num_layers)]
+        self._shards_for_layer = [_num_shards_for(weights, prefix) for prefix in prefixes]
+        self._shards_for_embedding = _num_shards_for(weights, self._embedding)
         shape = (config.vocab_size, config.hidden_size)
-        self._rows = EarlyRows(self._tensors.place(EMBEDDING, shape), self._tensors)
+        self._rows = EarlyRows(self._tensors.place(self._embedding, shape), self._tensors)
         self._table: torch.Tensor | None = None
         self._layers: list[LayerWeights] = []
         self._passes: list[_Pass] = []
@@ -115,7 +125,7 @@ class LayerStream:
         """The first `num_shards` are whole."""
         if self._table is None and num_shards >= self._shards_for_embedding:
             shape = (self._config.vocab_size, self._config.hidden_size)
-            self._table = self._tensors.tensor(EMBEDDING, shape)
+            self._table = self._tensors.tensor(self._embedding, shape)
         while len(self._layers) < self._config.num_layers:
             if num_shards < self._shards_for_layer[len(self._layers)]:
                 break
@@ -170,7 +180,8 @@ class LayerStream:
         batch = build_batch([], [prompt], self._dtype)
         token_ids: list[int] = batch.token_ids.tolist()
         self._rows.want(token_ids)
-        return _Pass(sequence, len(prompt.token_ids), batch, token_ids)
+        lora = LoraRows.of([], [(prompt, sequence.request.adapter)], self._adapters)
+        return _Pass(sequence, len(prompt.token_ids), batch, token_ids, lora)
 
     def _can_advance(self, one: _Pass) -> bool:
         if one.underway is None:
@@ -181,7 +192,7 @@ class LayerStream:
         if one.underway is None:
             if self._table is None:
                 one.early = self._rows.gather(one.token_ids)
-            one.underway = self._blocks.begin(one.batch, self._embed(one))
+            one.underway = self._blocks.begin(one.batch, self._embed(one), one.lora)
         elif one.underway.num_layers < len(self._layers):
             number = one.underway.num_layers
             self._blocks.advance(one.underway, self._layers[number : number + 1])

@@ -1,34 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
 """The forward pass: ids in, logits out. Knows no requests, no sampling, no sockets.
 
-Source: Llama (Touvron et al., 2023), Qwen2 and Qwen3 technical reports; the arithmetic follows `transformers`,
-which the tests compare with.
+Source: Llama (Touvron et al., 2023), Qwen2 and Qwen3 technical reports, and what `traits.py` names; the arithmetic
+follows `transformers`, which the tests compare with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import torch
-from torch.nn.functional import embedding, linear, rms_norm, silu
+from torch.nn.functional import embedding, gelu, linear, rms_norm, silu
 
 from serverlessllm.engine.llama.attention import attend
 from serverlessllm.engine.llama.batch import ForwardBatch
 from serverlessllm.engine.llama.config import LlamaConfig
 from serverlessllm.engine.llama.kv_cache import KvCache
+from serverlessllm.engine.llama.lora import LoraRows, Part
 from serverlessllm.engine.llama.rope import RopeTable, rotate_
+from serverlessllm.engine.llama.sliding import narrowed
 from serverlessllm.engine.llama.weights import LayerWeights, LlamaWeights
 
 
 @dataclass(slots=True)
 class Underway:
-    """A forward pass between two blocks: `hidden` (num_padded_rows, hidden_size) went through `num_layers`."""
+    """A forward pass between two blocks: `hidden` (num_padded_rows, hidden_size) went through `num_layers`.
+
+    `far` and `near` are cosines and sines of layers without a window and with one, which see `near_batch`.
+    """
 
     batch: ForwardBatch
     hidden: torch.Tensor
-    cos: torch.Tensor
-    sin: torch.Tensor
+    far: tuple[torch.Tensor, torch.Tensor]
+    near: tuple[torch.Tensor, torch.Tensor]
+    near_batch: ForwardBatch
+    lora: LoraRows | None = None
     num_layers: int = 0
 
 
@@ -39,11 +48,21 @@ class LlamaBlocks:
         self._config = config
         self._cache = cache
         self._rope = rope
+        local = config.traits.local_rope
+        self._local_rope = rope if local is None else rope.sibling(local)
 
-    def begin(self, batch: ForwardBatch, hidden: torch.Tensor) -> Underway:
-        """A pass of which `hidden`, the embeddings of the batch's ids, are there."""
-        cos, sin = self._rope.rows(batch.positions, batch.positions_end)
-        return Underway(batch, hidden, cos, sin)
+    def begin(self, batch: ForwardBatch, hidden: torch.Tensor, lora: LoraRows | None = None) -> Underway:
+        """A pass of which `hidden`, the embeddings of the batch's ids as stored, are there."""
+        traits = self._config.traits
+        far = self._rope.rows(batch.positions, batch.positions_end)
+        near, near_batch = far, batch
+        if traits.windowed_layers:
+            near_batch = narrowed(batch, traits.window_tokens, hidden.dtype)
+            if self._local_rope is not self._rope:
+                near = self._local_rope.rows(batch.positions, batch.positions_end)
+        if traits.embedding_scale != 1.0:
+            hidden = hidden * torch.tensor(traits.embedding_scale, dtype=hidden.dtype)
+        return Underway(batch, hidden, far, near, near_batch, lora)
 
     def advance(self, underway: Underway, layers: Sequence[LayerWeights]) -> None:
         """Go through the next blocks, whose weights are `layers`; after the last one only last rows are left.
@@ -51,12 +70,17 @@ class LlamaBlocks:
         Writes the keys and values of every row into the cache.
         """
         last_layer = self._config.num_layers - 1
-        batch, hidden = underway.batch, underway.hidden
+        batch, hidden, lora = underway.batch, underway.hidden, underway.lora
         for index, layer in enumerate(layers, underway.num_layers):
-            attended = self._attention(index, layer, batch, hidden, underway.cos, underway.sin)
+            is_near = index in self._config.traits.windowed_layers
+            angles = underway.near if is_near else underway.far
+            seen = underway.near_batch if is_near else batch
+            attended = self._attention(index, layer, seen, hidden, *angles, lora)
+            update = partial(lora.add_, layer=index) if lora is not None else _no_update
             if index == last_layer and batch.last_rows is not None:
                 hidden, attended = hidden[batch.last_rows], attended[batch.last_rows]
-            hidden = self._mlp(layer, torch.addmm(hidden, attended, layer.o_transposed))
+                update = partial(update, last=True)
+            hidden = self._block(layer, hidden, attended, update)
         underway.hidden = hidden
         underway.num_layers += len(layers)
 
@@ -68,23 +92,49 @@ class LlamaBlocks:
         hidden: torch.Tensor,
         cos: torch.Tensor,
         sin: torch.Tensor,
+        lora: LoraRows | None,
     ) -> torch.Tensor:
         config = self._config
-        projected = linear(layer.attention_norm(hidden), layer.qkv, layer.qkv_bias)
+        normed = layer.attention_norm(hidden)
+        projected = linear(normed, layer.qkv, layer.qkv_bias)
+        if lora is not None:
+            lora.add_(projected, normed, index, "qkv")
         heads = projected.view(-1, config.num_heads + 2 * config.num_kv_heads, config.head_dim)
         rotated = heads[:, : config.num_heads + config.num_kv_heads]
         if layer.qk_norm is not None:
-            normed = rms_norm(rotated, (config.head_dim,), None, config.rms_norm_eps)
-            torch.mul(normed, layer.qk_norm, out=rotated)
+            unit = rms_norm(rotated, (config.head_dim,), None, config.rms_norm_eps)
+            torch.mul(unit, layer.qk_norm, out=rotated)
         rotate_(rotated, cos, sin)
         rows = heads[: batch.num_rows, config.num_heads :]
         rows = rows.view(batch.num_rows, 2, config.num_kv_heads, config.head_dim)
         self._cache.write(index, batch.slots, batch.cached_positions, rows)
         return attend(config, self._cache, index, batch, heads)
 
-    def _mlp(self, layer: LayerWeights, hidden: torch.Tensor) -> torch.Tensor:
-        gate, up = linear(layer.mlp_norm(hidden), layer.gate_up).chunk(2, dim=-1)
-        return torch.addmm(hidden, silu(gate) * up, layer.down_transposed)
+    def _block(
+        self, layer: LayerWeights, hidden: torch.Tensor, attended: torch.Tensor, update: Update
+    ) -> torch.Tensor:
+        """What follows attention in a layer: the projection back, and the MLP, each added to what came in."""
+        if layer.post_attention_norm is None or layer.post_mlp_norm is None:
+            hidden = torch.addmm(hidden, attended, layer.o_transposed)
+            update(hidden, attended, part="o")
+            widened = self._widened(layer, hidden, update)
+            hidden = torch.addmm(hidden, widened, layer.down_transposed)
+            update(hidden, widened, part="down")
+            return hidden
+        projected = attended @ layer.o_transposed
+        update(projected, attended, part="o")
+        hidden = hidden + layer.post_attention_norm(projected)
+        widened = self._widened(layer, hidden, update)
+        projected = widened @ layer.down_transposed
+        update(projected, widened, part="down")
+        return hidden + layer.post_mlp_norm(projected)
+
+    def _widened(self, layer: LayerWeights, hidden: torch.Tensor, update: Update) -> torch.Tensor:
+        normed = layer.mlp_norm(hidden)
+        gate_up = linear(normed, layer.gate_up)
+        update(gate_up, normed, part="gate_up")
+        gate, up = gate_up.chunk(2, dim=-1)
+        return (gelu(gate, approximate="tanh") if self._config.traits.is_gemma else silu(gate)) * up
 
 
 class LlamaModel:
@@ -94,11 +144,31 @@ class LlamaModel:
         self._weights = weights
         self._blocks = LlamaBlocks(config, cache, rope)
 
-    def forward(self, batch: ForwardBatch) -> torch.Tensor:
+    def forward(self, batch: ForwardBatch, lora: LoraRows | None = None) -> torch.Tensor:
         """Logits (num_sequences, vocab_size) of the batch's last rows, in the compute dtype.
 
         Writes the keys and values of every row into the cache.
         """
-        underway = self._blocks.begin(batch, embedding(batch.token_ids, self._weights.embedding))
+        return self._weights.logits(self._through(batch, lora))
+
+    def states(self, batch: ForwardBatch, lora: LoraRows | None = None) -> torch.Tensor:
+        """Normed states (num_sequences, hidden_size) of the batch's last rows; of all, padding too, without any.
+
+        Writes the keys and values of every row into the cache.
+        """
+        return self._weights.final_norm(self._through(batch, lora))
+
+    def _through(self, batch: ForwardBatch, lora: LoraRows | None) -> torch.Tensor:
+        underway = self._blocks.begin(batch, embedding(batch.token_ids, self._weights.embedding), lora)
         self._blocks.advance(underway, self._weights.layers)
-        return self._weights.logits(underway.hidden)
+        return underway.hidden
+
+
+class Update(Protocol):
+    """Adds what adapters add to a product of one layer, in place."""
+
+    def __call__(self, product: torch.Tensor, inputs: torch.Tensor, *, part: Part) -> None: ...
+
+
+def _no_update(product: torch.Tensor, inputs: torch.Tensor, *, part: Part, last: bool = False) -> None:
+    """Rows without adapters."""

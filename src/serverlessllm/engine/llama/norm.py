@@ -25,8 +25,13 @@ class RmsNorm:
     eps: float
 
     @classmethod
-    def of(cls, weight: torch.Tensor, eps: float) -> RmsNorm:
-        """From the checkpoint's `weight` (size,): a small copy, or on a GPU itself, which may still be arriving."""
+    def of(cls, weight: torch.Tensor, eps: float, *, is_offset: bool = False) -> RmsNorm:
+        """From the checkpoint's `weight` (size,): a small copy, or on a GPU itself, which may still be arriving.
+
+        `is_offset`: it is what is added to one, and must be there.
+        """
+        if is_offset:
+            weight = weight.float() + 1.0  # not in bfloat16, which would round it away
         if weight.is_cuda:
             return cls(weight, weight.shape[0], eps)
         return cls(torch.cat((weight, torch.zeros_like(weight))), weight.shape[0], eps)
@@ -34,6 +39,7 @@ class RmsNorm:
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """Normalise `rows` (num_rows, size); the result is a strided view, as matrix products take it."""
         if rows.is_cuda:
-            return rms_norm(rows, (self.size,), self.weight, self.eps)
+            normed = rms_norm(rows.to(self.weight.dtype), (self.size,), self.weight, self.eps)
+            return normed.to(rows.dtype)
         mirrored = torch.cat((rows, -rows), dim=-1)
         return layer_norm(mirrored, (2 * self.size,), self.weight, None, self.eps).narrow(-1, 0, self.size)

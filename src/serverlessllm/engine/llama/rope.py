@@ -11,8 +11,8 @@ from typing import Final
 
 import torch
 
-from serverlessllm.engine.llama.config import RopeConfig
 from serverlessllm.engine.llama.kv_memory import CPU
+from serverlessllm.engine.llama.rope_config import RopeConfig
 
 _FIRST_ROWS: Final = 256
 
@@ -48,11 +48,16 @@ class RopeTable:
         device: torch.device = CPU,
     ) -> None:
         self._frequencies = inverse_frequencies(rope, head_dim)
+        self._head_dim = head_dim
         self._max_len_tokens = max_len_tokens
         self._dtype = dtype
         self._device = device
         self._cos = torch.empty(0, head_dim, dtype=dtype, device=device)
         self._sin = torch.empty(0, head_dim, dtype=dtype, device=device)
+
+    def sibling(self, rope: RopeConfig) -> RopeTable:
+        """A table for the same heads and positions with other frequencies."""
+        return RopeTable(rope, self._head_dim, self._max_len_tokens, self._dtype, self._device)
 
     def rows(self, positions: torch.Tensor, end: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines of `positions` (num_rows,) int64, all below `end`; each (num_rows, 1, head_dim)."""

@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from serverlessllm.engine.llama.batch import DecodeRow, Prompt
 from serverlessllm.engine.llama.block_table import BlockTable
+from serverlessllm.engine.llama.sampling.grammar import AnswerGrammar
 from serverlessllm.engine.llama.sampling.penalties import Penalties, has_penalties
 from serverlessllm.engine.llama.sampling.sampler import Draw
+from serverlessllm.errors import EngineError
 from serverlessllm.types import FinishReason
-from serverlessllm.wire.worker import Generate, TokenEvent, TokenLogprobs
+from serverlessllm.wire.worker import Failed, Generate, TokenEvent, TokenLogprobs
 
 
 class Sequence:
@@ -18,8 +23,15 @@ class Sequence:
     `max_tokens`, and the next id gets the position after them. So do its own ids after a preemption.
     """
 
-    def __init__(self, request: Generate, table: BlockTable, serial: int, arrived_s: float) -> None:
-        """`serial` orders sequences by arrival."""
+    def __init__(
+        self,
+        request: Generate,
+        table: BlockTable,
+        serial: int,
+        arrived_s: float,
+        grammar: AnswerGrammar | None = None,
+    ) -> None:
+        """`serial` orders sequences by arrival; `grammar` has seen the request's `generated_ids`."""
         self.request = request
         self.table = table
         self.serial = serial
@@ -32,6 +44,7 @@ class Sequence:
         self._token_ids = [*request.prompt_ids, *request.generated_ids]
         self._stop_token_ids = frozenset(request.stop_token_ids)
         self._has_started = False
+        self._grammar = grammar
         self._penalties: Penalties | None = None
         if has_penalties(request.sampling):
             self._penalties = Penalties(request.sampling, request.prompt_ids, request.generated_ids)
@@ -67,6 +80,7 @@ class Sequence:
         return (
             mine.request_id == other.request_id
             and mine.cache_salt == other.cache_salt
+            and mine.adapter == other.adapter
             and not self._has_started
             and not leader.has_started
             and mine.prompt_ids == other.prompt_ids
@@ -117,6 +131,16 @@ class Sequence:
         """How the next id is sampled."""
         return Draw(self.request.sampling, self.request.choice, len(self._token_ids), self._penalties)
 
+    def restrict(self, logits: npt.NDArray[np.float32]) -> Failed | None:
+        """Hide the ids that may not come next from `logits` (vocab,); a failure when that takes too much."""
+        if self._grammar is None:
+            return None
+        try:
+            self._grammar.restrict(logits)
+        except EngineError as error:
+            return Failed(error.message, error.code, self.request.request_id)
+        return None
+
     def advance(self, num_tokens: int) -> None:
         """`num_tokens` more are in the slot."""
         self.num_computed += num_tokens
@@ -140,6 +164,8 @@ class Sequence:
         self._token_ids.append(token_id)
         if self._penalties is not None:
             self._penalties.observe(token_id)
+        if self._grammar is not None:
+            self._grammar.observe(token_id)
         request, finish = self.request, self._finish(token_id)
         return TokenEvent(
             request.request_id,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The weights of a Llama, Qwen2 or Qwen3 model, under the names of Hugging Face checkpoints. Knows no computation.
+"""The weights of a model, under the names of Hugging Face checkpoints. Knows no computation.
 
 Shapes: matrices are (out_features, in_features). q, k, v are one matrix, and so are gate and up.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from torch.nn.functional import linear
@@ -17,12 +16,20 @@ from serverlessllm.engine.llama.config import LlamaConfig
 from serverlessllm.engine.llama.norm import RmsNorm
 from serverlessllm.engine.llama.region import RegionTensors
 
-EMBEDDING: Final = "model.embed_tokens.weight"
+
+def _prefix(tensors: RegionTensors) -> str:
+    """A checkpoint of the bare model, as embedding models are saved, has none."""
+    return "" if "embed_tokens.weight" in tensors else "model."
 
 
-def layer_prefix(index: int) -> str:
+def embedding_name(tensors: RegionTensors) -> str:
+    """The name of the embedding matrix."""
+    return f"{_prefix(tensors)}embed_tokens.weight"
+
+
+def layer_prefix(tensors: RegionTensors, index: int) -> str:
     """What the names of a block's tensors begin with."""
-    return f"model.layers.{index}."
+    return f"{_prefix(tensors)}layers.{index}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +47,25 @@ class LayerWeights:
     mlp_norm: RmsNorm
     gate_up: torch.Tensor
     down_transposed: torch.Tensor
+    post_attention_norm: RmsNorm | None = None
+    post_mlp_norm: RmsNorm | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LlamaWeights:
-    """All weights. `head` is `embedding` itself where they are tied."""
+    """All weights. `head` is `embedding` itself where they are tied. `logit_cap` 0: logits have no bound."""
 
     embedding: torch.Tensor
     layers: Sequence[LayerWeights]
     final_norm: RmsNorm
     head: torch.Tensor
+    logit_cap: float = 0.0
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(num_rows, vocab_size) from `hidden` (num_rows, hidden_size), which went through all layers."""
-        return linear(self.final_norm(hidden), self.head)
+        logits = linear(self.final_norm(hidden), self.head)
+        cap = self.logit_cap
+        return torch.tanh(logits / cap) * cap if cap else logits
 
 
 def read_weights(config: LlamaConfig, tensors: RegionTensors) -> LlamaWeights:
@@ -67,25 +79,28 @@ def complete_weights(
     config: LlamaConfig, tensors: RegionTensors, layers: Sequence[LayerWeights]
 ) -> LlamaWeights:
     """All that is not in `layers`, read around them. Raises as `read_weights`."""
-    embedding = tensors.tensor(EMBEDDING, (config.vocab_size, config.hidden_size))
+    embedding = tensors.tensor(embedding_name(tensors), (config.vocab_size, config.hidden_size))
     is_tied = config.tied_head or "lm_head.weight" not in tensors
     head = embedding if is_tied else tensors.tensor("lm_head.weight", (config.vocab_size, config.hidden_size))
     return LlamaWeights(
         embedding=embedding,
         layers=layers,
-        final_norm=_norm(config, tensors, "model.norm.weight"),
+        final_norm=_norm(config, tensors, f"{_prefix(tensors)}norm.weight"),
         head=head,
+        logit_cap=config.traits.logit_cap,
     )
 
 
 def read_layer(config: LlamaConfig, tensors: RegionTensors, index: int) -> LayerWeights:
     """One block's weights. Raises as `read_weights`."""
-    prefix = layer_prefix(index)
+    prefix = layer_prefix(tensors, index)
     hidden, ffn = config.hidden_size, config.intermediate_size
     q_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     attention = f"{prefix}self_attn."
     qkv = [f"{attention}{part}_proj" for part in "qkv"]
     sizes = (q_size, kv_size, kv_size)
+    is_gemma = config.traits.is_gemma
+    mlp_norm = "pre_feedforward_layernorm" if is_gemma else "post_attention_layernorm"
     bias = None
     if config.has_qkv_bias:
         bias = tensors.fused([f"{name}.bias" for name in qkv], [(size,) for size in sizes])
@@ -95,20 +110,28 @@ def read_layer(config: LlamaConfig, tensors: RegionTensors, index: int) -> Layer
         qkv_bias=bias,
         qk_norm=_qk_norm(config, tensors, attention) if config.has_qk_norm else None,
         o_transposed=tensors.tensor(f"{attention}o_proj.weight", (hidden, q_size)).t(),
-        mlp_norm=_norm(config, tensors, f"{prefix}post_attention_layernorm.weight"),
+        mlp_norm=_norm(config, tensors, f"{prefix}{mlp_norm}.weight"),
         gate_up=tensors.fused(
             [f"{prefix}mlp.gate_proj.weight", f"{prefix}mlp.up_proj.weight"], [(ffn, hidden), (ffn, hidden)]
         ),
         down_transposed=tensors.tensor(f"{prefix}mlp.down_proj.weight", (hidden, ffn)).t(),
+        post_attention_norm=_norm(config, tensors, f"{prefix}post_attention_layernorm.weight")
+        if is_gemma
+        else None,
+        post_mlp_norm=_norm(config, tensors, f"{prefix}post_feedforward_layernorm.weight")
+        if is_gemma
+        else None,
     )
 
 
 def _norm(config: LlamaConfig, tensors: RegionTensors, name: str) -> RmsNorm:
-    return RmsNorm.of(tensors.tensor(name, (config.hidden_size,)), config.rms_norm_eps)
+    weight = tensors.tensor(name, (config.hidden_size,))
+    return RmsNorm.of(weight, config.rms_norm_eps, is_offset=config.traits.is_gemma)
 
 
 def _qk_norm(config: LlamaConfig, tensors: RegionTensors, attention: str) -> torch.Tensor:
     """Per-head norm weights in one small copy, so that q and k are normalised by one kernel."""
     q = tensors.tensor(f"{attention}q_norm.weight", (config.head_dim,))
     k = tensors.tensor(f"{attention}k_norm.weight", (config.head_dim,))
-    return torch.cat((q.expand(config.num_heads, -1), k.expand(config.num_kv_heads, -1)))
+    weights = torch.cat((q.expand(config.num_heads, -1), k.expand(config.num_kv_heads, -1)))
+    return weights.float() + 1.0 if config.traits.is_gemma else weights

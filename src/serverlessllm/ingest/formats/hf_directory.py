@@ -32,7 +32,11 @@ _KEPT: Final = (
     "tokenizer.model",
     "chat_template.jinja",
     "chat_template.json",
+    "modules.json",
+    "config_sentence_transformers.json",
 )
+_POOLING: Final = "Pooling"
+"""The folder `<n>_Pooling` of a sentence-transformers model; an artifact's files have plain names."""
 _MAX_SHARD_INDEX_BYTES: Final = 64 << 20
 
 
@@ -60,7 +64,10 @@ class HfDirectorySource:
 
     def files(self) -> dict[str, bytes]:
         """The well-known configuration and tokenizer files that are there."""
-        return {name: self._read_file(name) for name in _KEPT if (self._directory / name).is_file()}
+        found = {name: self._read_file(name) for name in _KEPT if (self._directory / name).is_file()}
+        for path in sorted(self._directory.glob(f"*_{_POOLING}/config.json")):
+            found["pooling_config.json"] = self._read_file(str(path.relative_to(self._directory)))
+        return found
 
     def tensors(self) -> list[SourceTensor]:
         """Of all weights files."""

@@ -14,8 +14,10 @@ from serverlessllm.ingest.formats.base import Source
 ACCEPTED: Final = (
     "a directory with config.json and model.safetensors, model.safetensors.index.json, pytorch_model.bin or "
     "pytorch_model.bin.index.json; one such .safetensors, .bin or .pt file with config.json beside it; "
-    "a .gguf file; an artifact (a directory with model.idx)"
+    "a .gguf file; a LoRA adapter (adapter_config.json, adapter_model.safetensors); an artifact (a directory with "
+    "model.idx)"
 )
+_ADAPTER_CONFIG: Final = "adapter_config.json"
 
 
 def open_source(path: Path) -> Source:
@@ -42,6 +44,8 @@ def _opener(path: Path) -> Callable[[Path], Source]:
     if path.is_dir():
         if (path / INDEX_NAME).is_file():
             return _open_artifact
+        if (path / _ADAPTER_CONFIG).is_file() and not (path / CONFIG_NAME).is_file():
+            return _open_adapter
         if (path / CONFIG_NAME).is_file():
             return _open_directory
         if len(found := sorted(path.glob("*.gguf"))) == 1:
@@ -66,6 +70,12 @@ def _open_directory(path: Path) -> Source:
     from serverlessllm.ingest.formats.hf_directory import HfDirectorySource
 
     return HfDirectorySource(path)
+
+
+def _open_adapter(path: Path) -> Source:
+    from serverlessllm.ingest.formats.peft import PeftSource
+
+    return PeftSource(path)
 
 
 def _open_weights_file(path: Path) -> Source:

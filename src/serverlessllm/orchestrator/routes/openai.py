@@ -7,7 +7,6 @@ from typing import Final
 
 from aiohttp import web
 
-from serverlessllm.errors import UnsupportedFieldError
 from serverlessllm.metadata.records import ModelRecord
 from serverlessllm.orchestrator.admission import read_body
 from serverlessllm.orchestrator.app_key import ORCHESTRATOR
@@ -37,13 +36,8 @@ async def completions(request: web.Request) -> web.StreamResponse:
 
 
 async def embeddings(request: web.Request) -> web.StreamResponse:
-    """`POST /v1/embeddings`: no engine of ours makes them yet."""
-    await read_body(request)
-    raise UnsupportedFieldError(
-        "embeddings: no registered model makes them, this version serves text generation only; use "
-        "/v1/chat/completions or /v1/completions",
-        param="model",
-    )
+    """`POST /v1/embeddings`."""
+    return await request.app[ORCHESTRATOR].proxy.serve(request, await read_body(request), "embeddings")
 
 
 async def list_models(request: web.Request) -> web.Response:
