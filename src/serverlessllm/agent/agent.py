@@ -36,6 +36,7 @@ from serverlessllm.errors import (
     SllmError,
 )
 from serverlessllm.loader.disk.tier import NvmeTier
+from serverlessllm.loader.io_settings import choose_connections
 from serverlessllm.loader.loader import Loader
 from serverlessllm.loader.manifest import origin_opener
 from serverlessllm.node_profile import NodeProfile
@@ -99,6 +100,7 @@ class Agent:
             config.sources, source_environment(), allow_private_urls=config.ingest.allow_private_urls
         )
         arena = await asyncio.to_thread(Arena.open, data_path / "arena", config.arena, clock=self._clock)
+        io_profile = NodeProfile(data_path).read().io
         slots = SlotPool(data_path / "run", config.engine, self.engines)
         try:
             await slots.start()
@@ -114,9 +116,9 @@ class Agent:
                 NvmeTier(data_path / "artifacts", config.loader.nvme_budget_bytes, self._clock),
                 config.loader,
                 self._clock,
-                io_profile=NodeProfile(data_path).read().io,
+                io_profile=io_profile,
                 open_origin=origin_opener(access),
-                num_fetch_workers=access.num_workers,
+                num_fetch_workers=choose_connections(config.sources, io_profile),
             ),
             slots=slots,
             texts=TextCache(config.agent.tokenizer_cache_size),
