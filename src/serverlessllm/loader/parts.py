@@ -17,6 +17,7 @@ from serverlessllm.loader.io_settings import IoSettings
 from serverlessllm.loader.manifest import OriginOpener
 from serverlessllm.loader.transfer.read_pool import ReadPool
 from serverlessllm.loader.transfer.threads import LoaderThreads
+from serverlessllm.types import Tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +37,8 @@ class LoaderParts:
     open_origin: OriginOpener | None
     num_fetch_workers: int
     in_use: Callable[[], set[str]]
+
+    def possible_bytes_per_s(self, tier: Tier) -> float:
+        """The most that `tier` is known to give, 0 when nothing is known."""
+        measured = self.io.possible_bytes_per_s if tier == "nvme" else 0.0
+        return max(measured, self.meter.best_bytes_per_s(tier))
