@@ -39,7 +39,7 @@ class Scratch:
 def scratch(nbytes: int, *, huge: bool) -> Iterator[Scratch]:
     """`nbytes`, rounded up to 2 MiB and touched. `huge` asks for pages of 2 MiB: look at what came of it.
 
-    Raises: OSError when there is no memory.
+    Raises: OSError when there is no memory; BufferError at the end while slices of the view are kept.
     """
     total = -(-nbytes // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
     fd = _tmpfs_file(total, huge=huge)
@@ -50,6 +50,7 @@ def scratch(nbytes: int, *, huge: bool) -> Iterator[Scratch]:
     touch_pages(mapping, 0, total)
     is_huge = huge and _huge_ratio(mapping) >= _HUGE_ENOUGH
     yield Scratch(mapping, HUGE_PAGE_BYTES if is_huge else PAGE_BYTES)
+    mapping.close()
 
 
 def _tmpfs_file(nbytes: int, *, huge: bool) -> int:
