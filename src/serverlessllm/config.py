@@ -192,7 +192,12 @@ class IngestConfig:
 class SourcesConfig:
     """Reading from the network: http(s), S3, the hub. Accounts come from `AWS_*`, `HF_TOKEN` and `HF_ENDPOINT`."""
 
-    connections: int = setting(8, "Connections that fetch one file at once.", low=1, high=64)
+    connections: int = setting(
+        0,
+        "Connections that fetch one file at once; 0 takes what `sllm tune io --url` found, else 8.",
+        low=0,
+        high=64,
+    )
     connect_timeout_s: float = setting(5.0, "Longest wait for a connection.", low=0.1, high=300.0)
     stall_timeout_s: float = setting(
         20.0,

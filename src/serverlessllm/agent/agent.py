@@ -39,6 +39,7 @@ from serverlessllm.errors import (
 )
 from serverlessllm.loader.disk.inventory import DiskInventory
 from serverlessllm.loader.disk.tier import NvmeTier
+from serverlessllm.loader.io_settings import choose_connections
 from serverlessllm.loader.loader import Loader
 from serverlessllm.loader.manifest import origin_opener
 from serverlessllm.node_profile import NodeProfile
@@ -103,6 +104,7 @@ class Agent:
             config.sources, source_environment(), allow_private_urls=config.ingest.allow_private_urls
         )
         arena = await asyncio.to_thread(Arena.open, data_path / "arena", config.arena, clock=self._clock)
+        io_profile = NodeProfile(data_path).read().io
         slots = SlotPool(data_path / "run", config.engine, self.engines, arena.path)
         try:
             await slots.start()
@@ -119,9 +121,9 @@ class Agent:
                 nvme,
                 config.loader,
                 self._clock,
-                io_profile=NodeProfile(data_path).read().io,
+                io_profile=io_profile,
                 open_origin=origin_opener(access),
-                num_fetch_workers=access.num_workers,
+                num_fetch_workers=choose_connections(config.sources, io_profile),
             ),
             slots=slots,
             texts=TextCache(config.agent.tokenizer_cache_size),

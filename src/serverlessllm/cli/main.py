@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "key": "key:key",
     "request": "request:request",
     "checkpoint": "checkpoint:checkpoint",
+    "tune": "tune:tune",
     "doctor": "doctor:doctor",
     "bench": "bench:bench",
 }

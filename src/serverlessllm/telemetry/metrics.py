@@ -130,6 +130,12 @@ class AgentMetrics:
             ["tier", "source"],
             registry=registry,
         )
+        self.bandwidth_possible = Gauge(
+            "sllm_bandwidth_possible_bytes_per_second",
+            "The most that a tier is known to give: by `sllm tune io`, or the fastest load.",
+            ["tier"],
+            registry=registry,
+        )
         self.arena_bytes = Gauge(
             "sllm_arena_bytes",
             "DRAM tier: budget, used, and touched (free, with pages ready for a load).",

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from blake3 import blake3
 
+from serverlessllm.arena.mapping import touch_view
 from serverlessllm.checkpoint.spec import CHUNK_BYTES
 from serverlessllm.errors import CorruptDataError, ModelLoadError
 from serverlessllm.loader.plan import ChunkRead
@@ -163,6 +164,9 @@ class ReadLane:
     def _place(self, read: ChunkRead) -> float:
         """Fill the read's range of the region and check it; returns the CPU seconds that checking took."""
         with self._region[read.region_offset : read.region_offset + read.padded_bytes] as target:
+            # Pages that O_DIRECT itself faults in come one by one, often small, and with compaction in its way: into
+            # fresh memory that took 8.2 s for 2.9 GB and 1.8 CPU-s per GB, against 2.3 s and 0.2 this way.
+            touch_view(target)
             self._fill(read, target)
             target[read.nbytes :] = bytes(len(target) - read.nbytes)
             if read.file not in self._verify_files:
