@@ -155,6 +155,9 @@ class EngineConfig:
         "Keys and values that a replica keeps, running and cached; bounds its context. 0 takes 1/32 of the memory.",
         low=0,
     )
+    vllm_environment: str = setting(
+        "", "Virtual environment of the `vllm` engine; empty takes what `make engines` builds in a checkout."
+    )
     simulated_load_s: float = setting(0.0, "`simulated` engine: time to bind.", low=0.0)
     simulated_prefill_s: float = setting(0.0, "`simulated` engine: time to the first token.", low=0.0)
     simulated_token_s: float = setting(0.0, "`simulated` engine: time per further token.", low=0.0)

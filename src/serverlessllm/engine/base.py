@@ -14,11 +14,19 @@ the weights, so that a process snapshot or a change of weights is safe.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from serverlessllm.wire.worker import Generate, ModelLayout, TokenEvent
+
+
+@dataclass(frozen=True, slots=True)
+class RegionFile:
+    """The file below a region, for an engine whose computing process is another one: it maps the extents itself."""
+
+    descriptor: int
+    extents: Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +35,7 @@ class Weights:
 
     region: memoryview
     layout: ModelLayout
+    file: RegionFile | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,12 +21,13 @@ class EngineSpec:
     """Where one kind of engine lives, as `module:attribute`.
 
     `dtype_choice` is None where all dtypes cost the same; `distribution` is the installed package whose
-    version decides how fast a dtype is.
+    version decides how fast a dtype is. `auto_dtype` is what `dtype: auto` means without a choice.
     """
 
     factory: str
     dtype_choice: str | None = None
     distribution: str = "serverlessllm"
+    auto_dtype: str = "float32"
 
 
 ENGINES: Final[Mapping[EngineKind, EngineSpec]] = {
@@ -36,6 +37,8 @@ ENGINES: Final[Mapping[EngineKind, EngineSpec]] = {
         distribution="torch",
     ),
     "simulated": EngineSpec(factory="serverlessllm.engine.simulated.engine:create"),
+    # `auto` is vLLM's own word: what the checkpoint is in.
+    "vllm": EngineSpec(factory="serverlessllm.engine.vllm_server.engine:create", auto_dtype="auto"),
 }
 
 

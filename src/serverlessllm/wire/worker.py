@@ -135,8 +135,8 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
-    """One sampled id. A stop id is sent too, with `finish`. Timings and `cached_tokens` (of the prompt: not computed
-    again) are set on the first event only, `logprobs` only when asked for."""
+    """One sampled id. A stop id is sent too, with `finish`. Timings are set on the first event only,
+    `cached_tokens` (of the prompt: not computed again) there or on the last, `logprobs` only when asked for."""
 
     request_id: str
     token_id: int
