@@ -103,6 +103,9 @@ class Load:
         text, report = await self._gather(opened)
         read_s = self._parts.clock.monotonic_s()
         self._check_dtype()
+        if self._replica.engine == "vllm":  # its bind is the start of a server
+            self._timeout_s = max(self._timeout_s, self._parts.config.engine.vllm_start_timeout_s)
+            self._restart_limit()
         self._note_progress("bind", opened.nbytes, 0.0)
         await self._replica.bind(self._attach(opened), text)
         bind_ms = (self._parts.clock.monotonic_s() - read_s) * 1e3
@@ -235,7 +238,8 @@ class Load:
                 source="agent",
             ) from error
         raise ModelLoadError(
-            f"model {model} was not ready within agent.load_timeout_s = {self._timeout_s:.0f} s",
+            f"model {model} was not ready within {self._timeout_s:.0f} s; see agent.load_timeout_s and "
+            "engine.vllm_start_timeout_s",
             source="agent",
         ) from error
 
