@@ -15,7 +15,7 @@ import serverlessllm
 from serverlessllm.cli import exit_codes
 from serverlessllm.errors import ConfigError
 
-BENCHMARKS: Final = {"cold-start": "cold_start"}
+BENCHMARKS: Final = {"cold-start": "cold_start", "engine": "engine"}
 
 
 def checkout(package: Path) -> Path:
@@ -37,8 +37,8 @@ def checkout(package: Path) -> Path:
 def bench(name: str, arguments: tuple[str, ...]) -> int:
     """Run a benchmark of this checkout.
 
-    NAME is cold-start; ARGUMENTS go to it (try `sllm bench cold-start --help`). It prints a table and, as its
-    last line, one JSON object.
+    NAME is cold-start or engine; ARGUMENTS go to it (try `sllm bench cold-start --help`). It prints a table
+    and, as its last line, one JSON object.
     """
     root = checkout(Path(serverlessllm.__file__).parent)
     path = root / "benchmarks" / BENCHMARKS[name] / "run.py"
