@@ -163,9 +163,7 @@ def main() -> int:
         "prompt": "about 30 tokens, none seen before",
         "timer": "first byte sent to last byte received over HTTP, prefill included",
         "measured": sorted(names),
-        "vllm_mode": ("eager" if args.vllm_eager else "compiled")
-        if "vllm" in names
-        else "absent: run `make engines`",
+        "vllm_mode": ("eager" if args.vllm_eager else "compiled") if "vllm" in names else "not measured",
     }
     report = Report("engine", conditions, figures(samples), aims(names))
     report.print()
