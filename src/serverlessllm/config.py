@@ -165,6 +165,12 @@ class EngineConfig:
     layer_streaming: bool = setting(
         True, "Compute the first layers of a model while the last ones are still being loaded."
     )
+    vllm_environment: str = setting(
+        "", "Virtual environment of the `vllm` engine; empty takes what `make engines` builds in a checkout."
+    )
+    vllm_start_timeout_s: float = setting(
+        600.0, "Longest start of a vLLM server on a model's weights.", low=1.0
+    )
     simulated_load_s: float = setting(0.0, "`simulated` engine: time to bind.", low=0.0)
     simulated_prefill_s: float = setting(0.0, "`simulated` engine: time to the first token.", low=0.0)
     simulated_token_s: float = setting(0.0, "`simulated` engine: time per further token.", low=0.0)

@@ -22,10 +22,17 @@ from serverlessllm.wire.worker import Generate, ModelLayout, TokenEvent
 
 
 @dataclass(frozen=True, slots=True)
+class RegionFile:
+    """The file below a region, for an engine that maps the extents itself, or has mapped the whole file."""
+
+    descriptor: int
+    extents: Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
 class Weights:
     """Mapped bytes of one revision; the engine makes views of `region` and never owns or writes them.
 
-    `extents` are the same bytes in the arena file, (offset, nbytes), for an engine that mapped all of it.
     `shards` are (offset, nbytes) in order of arrival, the first `num_ready` of them whole; what lies in the others
     must not be read before `StreamingEngine.shards_arrived` says so. No shards: all is there.
     """
@@ -34,7 +41,7 @@ class Weights:
     layout: ModelLayout
     shards: Sequence[tuple[int, int]] = ()
     num_ready: int = 0
-    extents: Sequence[tuple[int, int]] = ()
+    file: RegionFile | None = None
 
 
 @dataclass(frozen=True, slots=True)

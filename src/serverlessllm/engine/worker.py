@@ -25,7 +25,14 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from serverlessllm.arena.mapping import map_extents
-from serverlessllm.engine.base import BlockReporter, Engine, EngineLimits, StreamingEngine, Weights
+from serverlessllm.engine.base import (
+    BlockReporter,
+    Engine,
+    EngineLimits,
+    RegionFile,
+    StreamingEngine,
+    Weights,
+)
 from serverlessllm.engine.worker_connection import AgentConnection, AgentGoneError
 from serverlessllm.errors import EngineError, SllmError, WireError
 from serverlessllm.wire import WIRE_VERSION
@@ -52,6 +59,18 @@ class TimedEngine(Protocol):
     @property
     def due_in_s(self) -> float:
         """Seconds until `step` has something to return."""
+
+
+@runtime_checkable
+class ServerEngine(Protocol):
+    """An engine that computes in another process: it tells when ids have come, and a request may fail there later."""
+
+    @property
+    def ready_fd(self) -> int | None:
+        """Readable when `step` has something; None without a model."""
+
+    def failures(self) -> list[Failed]:
+        """Requests that failed since the last time."""
 
 
 def serve(listener: socket.socket, engine: Engine) -> None:
@@ -89,14 +108,21 @@ class Worker:
     def run(self) -> None:
         """Serve until an attach fails. Raises AgentGoneError when the agent leaves."""
         while self._is_running:
-            for message, descriptor in self._connection.receive(self._patience_s()):
+            wake_fd = self._engine.ready_fd if isinstance(self._engine, ServerEngine) else None
+            for message, descriptor in self._connection.receive(self._patience_s(), wake_fd):
                 self._dispatch(message, descriptor)
             self._ask_for_wanted()
             if self._engine.has_work:
-                events = self._engine.step()
-                self._tell_blocks()
-                if events:
-                    self._connection.send(Tokens(events))
+                self._step()
+
+    def _step(self) -> None:
+        events = self._engine.step()
+        self._tell_blocks()
+        if events:
+            self._connection.send(Tokens(events))
+        if isinstance(self._engine, ServerEngine):
+            for failed in self._engine.failures():
+                self._connection.send(failed)
 
     def _tell_blocks(self) -> None:
         """Before the ids of the step: who has the last id knows all blocks of the answer."""
@@ -153,7 +179,7 @@ class Worker:
         region = _map_region(self._region_fd, attach.extents)
         mapped_s = time.perf_counter()
         report = self._engine.attach_weights(
-            Weights(region, attach.layout, attach.shards, attach.num_ready, attach.extents),
+            Weights(region, attach.layout, attach.shards, attach.num_ready, self._region_file(attach)),
             EngineLimits(attach.max_num_seqs, attach.max_model_len_tokens, attach.kv_cache_bytes),
             attach.options,
         )
@@ -164,6 +190,11 @@ class Worker:
             copied_bytes=report.copied_bytes,
             block_tokens=report.block_tokens,
         )
+
+    def _region_file(self, attach: Attach) -> RegionFile | None:
+        if self._region_fd is None or not attach.extents:
+            return None
+        return RegionFile(self._region_fd, attach.extents)
 
 
 def _map_region(region_fd: int | None, extents: Sequence[tuple[int, int]]) -> memoryview:
