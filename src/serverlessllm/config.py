@@ -196,6 +196,23 @@ class SourcesConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class MetadataConfig:
+    """The facts that processes share. Accounts come from SLLM_METADATA_USER and SLLM_METADATA_PASSWORD."""
+
+    url: str = setting(
+        "sqlite",
+        "sqlite[:PATH] (one machine; alone: in the data directory), redis[s]://HOST:PORT[/DB], or "
+        "etcd[s]://HOST:PORT[,HOST:PORT...]; the s is for TLS.",
+    )
+    ca_file: str = setting("", "PEM file of authorities that the server's certificate is checked against.")
+    cert_file: str = setting("", "PEM file of our certificate, where the server asks for one.")
+    key_file: str = setting("", "PEM file of its key, unless it is in `cert_file`.")
+    call_timeout_s: float = setting(
+        5.0, "A server that does not answer for so long is taken as away.", low=0.1, high=60.0
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All sections; a process reads those that it runs."""
 
@@ -210,6 +227,7 @@ class Config:
     engine: EngineConfig = field(default_factory=EngineConfig)
     ingest: IngestConfig = field(default_factory=IngestConfig)
     sources: SourcesConfig = field(default_factory=SourcesConfig)
+    metadata: MetadataConfig = field(default_factory=MetadataConfig)
 
     @property
     def data_path(self) -> Path:
@@ -327,8 +345,15 @@ def nest(dotted: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-RESERVED_ENV: Final = ("SLLM_CONFIG", "SLLM_API_KEY", "SLLM_URL")
-"""Environment variables that the CLI and the SDK read through `environment`, not settings."""
+RESERVED_ENV: Final = (
+    "SLLM_CONFIG",
+    "SLLM_API_KEY",
+    "SLLM_URL",
+    "SLLM_SECRET",
+    "SLLM_METADATA_USER",
+    "SLLM_METADATA_PASSWORD",
+)
+"""Environment variables that are read through `environment`, not settings: a flag would show secrets to everybody."""
 
 
 def environment(name: str, env: Mapping[str, str] | None = None) -> str | None:
