@@ -64,6 +64,9 @@ class OrchestratorConfig:
     )
     max_body_bytes: int = setting(8 * MIB, "Largest request body.", low=1024)
     max_retries: int = setting(3, "Silent retries of a request before its first byte.", low=0, high=16)
+    ingest_url: str = setting(
+        "", "URL of the ingest service; empty: `sllm orchestrator` runs one of its own."
+    )
     insecure: bool = setting(False, "Allow listening on a public address without API keys.")
     allowed_hosts: tuple[str, ...] = setting(
         (), "Further Host header values to accept, beside loopback and `host`."
@@ -81,6 +84,9 @@ class AgentConfig:
     port: int = setting(0, "Port the agent listens on; 0 picks a free one.", low=0, high=65535)
     max_queue_length: int = setting(512, "Requests that may wait per replica; more get 429.", low=1)
     tokenizer_cache_size: int = setting(16, "Parsed tokenizers and templates kept in memory.", low=1)
+    advertise: str = setting(
+        "", "URL at which orchestrators reach this agent; empty: that of `host` and `port`."
+    )
     load_timeout_s: float = setting(
         120.0, "Longest load and bind of a replica before it counts as failed.", low=1.0
     )

@@ -21,11 +21,14 @@ from serverlessllm.errors import AuthenticationError, PermissionDeniedError, Sll
 
 COMMANDS: Final = {
     "serve": "serve:serve",
+    "orchestrator": "orchestrator:orchestrator",
+    "agent": "agent:agent",
     "ingest": "ingest:ingest",
     "model": "model:model",
     "stop": "stop:stop",
     "chat": "chat:chat",
     "ps": "ps:ps",
+    "node": "node:node",
     "key": "key:key",
     "request": "request:request",
     "checkpoint": "checkpoint:checkpoint",

@@ -119,6 +119,15 @@ OPERATIONS: Final = (
     Operation("get", "/admin/agents", "Nodes", "AgentList"),
     Operation("get", "/admin/agents/{id}", "One node", "AgentView", errors=(404,), parameters=(_IN_ID,)),
     Operation(
+        "post",
+        "/admin/agents/{id}/drain",
+        "Let a node take nothing new, or again",
+        "AgentView",
+        body="DrainAgent",
+        errors=(404, 503),
+        parameters=(_IN_ID,),
+    ),
+    Operation(
         "get",
         "/admin/requests",
         "Live and recent requests, the newest first",

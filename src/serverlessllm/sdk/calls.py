@@ -14,8 +14,10 @@ from serverlessllm.types import EngineKind, Role
 from serverlessllm.wire.admin import (
     AddModel,
     AgentList,
+    AgentView,
     CreateKey,
     Deleted,
+    DrainAgent,
     KeyCreated,
     KeyList,
     ModelList,
@@ -64,6 +66,10 @@ def stop_model(name: str, drop_bytes: bool) -> Call[Stopped]:
 
 def list_agents() -> Call[AgentList]:
     return Call("GET", "/admin/agents", AgentList)
+
+
+def drain_agent(agent_id: str, drained: bool) -> Call[AgentView]:
+    return Call("POST", f"/admin/agents/{segment(agent_id)}/drain", AgentView, DrainAgent(drained))
 
 
 def list_requests(limit: int) -> Call[RequestList]:

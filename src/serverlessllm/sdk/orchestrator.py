@@ -133,6 +133,10 @@ class Client:
         """Every agent that the orchestrator follows."""
         return self._send(calls.list_agents()).agents
 
+    def drain_agent(self, agent_id: str, *, drained: bool = True) -> AgentView:
+        """Let an agent take nothing new, or (False) again. Raises NotFoundError."""
+        return self._send(calls.drain_agent(agent_id, drained))
+
     def requests(self, limit: int = 50) -> list[RequestView]:
         """Live and recent requests, the newest first."""
         return self._send(calls.list_requests(limit)).requests
@@ -256,6 +260,9 @@ class AsyncClient:
 
     async def agents(self) -> list[AgentView]:
         return (await self._send(calls.list_agents())).agents
+
+    async def drain_agent(self, agent_id: str, *, drained: bool = True) -> AgentView:
+        return await self._send(calls.drain_agent(agent_id, drained))
 
     async def requests(self, limit: int = 50) -> list[RequestView]:
         return (await self._send(calls.list_requests(limit))).requests
