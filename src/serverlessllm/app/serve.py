@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sllm serve`: orchestrator, agent and ingest in one event loop, metadata in SQLite, workers as children.
+"""`sllm serve`: orchestrator, agent and ingest in one event loop, workers as children.
 
 The parts speak HTTP over loopback exactly as they do across machines.
 """
@@ -25,7 +25,7 @@ from serverlessllm.config import Config
 from serverlessllm.ingest.gate import Gate
 from serverlessllm.ingest.service import create_app as create_ingest_app
 from serverlessllm.ingest.workplace import Workplace
-from serverlessllm.metadata.sqlite import SqliteStore
+from serverlessllm.metadata.open import open_store
 from serverlessllm.orchestrator.api import create_app as create_orchestrator_app
 from serverlessllm.orchestrator.orchestrator import Orchestrator
 from serverlessllm.telemetry import logs
@@ -48,7 +48,7 @@ async def start_all(config: Config, data_dir: DataDir, stack: AsyncExitStack) ->
     clock = SystemClock()
     front_socket = listen(config.orchestrator.host, config.orchestrator.port, key="orchestrator.port")
     stack.callback(front_socket.close)
-    store = await SqliteStore.open(data_dir.metadata)
+    store = await open_store(config.metadata, data_dir.path)
     stack.push_async_callback(store.close)
 
     ingest_app = create_ingest_app(Workplace(config), Gate(secret))

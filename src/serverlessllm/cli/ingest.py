@@ -36,7 +36,7 @@ def _announce(url: str, as_json: bool) -> None:
             help="Settings in YAML, as config.example.yaml; else the file that SLLM_CONFIG names.",
         ),
         click.Option(["--json", "as_json"], is_flag=True, help="Announce the address as one line of JSON."),
-        *setting_options("ingest", "sources", short=SHORT),
+        *setting_options("ingest", "sources", "metadata", short=SHORT),
     ],
     epilog=f"A setting comes from: flag, else SLLM_<SECTION>_<KEY>, else file, else default. {exit_codes.EPILOG}",
 )
