@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: demo serve check test test-nightly test-engines engines bench clean
+.PHONY: demo serve check test test-nightly test-engines test-gpu engines bench clean
 
 demo: $(READY)                ## set up, start the platform, wake a real model from disk, print its timeline, stop
 	$(BIN)/python scripts/demo.py
@@ -31,6 +31,9 @@ engines:                      ## build the environment of the vllm engine (.venv
 
 test-engines: $(READY) engines    ## the conformance suite on every engine, vLLM included
 	$(BIN)/python -m pytest -m "engines" --timeout 1200
+
+test-gpu: $(READY)            ## tests of the engine on a CUDA device; skipped with their reason where there is none
+	$(BIN)/python -m pytest tests/gpu -m gpu -rs
 
 bench: $(READY) demo-model    ## every benchmark, its short form; results in benchmarks/*/results
 	$(BIN)/sllm bench cold-start
