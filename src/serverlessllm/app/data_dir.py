@@ -40,10 +40,6 @@ class DataDir:
     def logs(self) -> Path:
         return self.path / "logs"
 
-    @property
-    def metadata(self) -> Path:
-        return self.path / "metadata.sqlite"
-
     def _take_lock(self) -> None:
         try:
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

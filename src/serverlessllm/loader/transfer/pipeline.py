@@ -164,8 +164,8 @@ class ReadLane:
     def _place(self, read: ChunkRead) -> float:
         """Fill the read's range of the region and check it; returns the CPU seconds that checking took."""
         with self._region[read.region_offset : read.region_offset + read.padded_bytes] as target:
-            # Pages that O_DIRECT itself faults in come one by one, often small, and with compaction in its way: into
-            # fresh memory that took 8.2 s for 2.9 GB and 1.8 CPU-s per GB, against 2.3 s and 0.2 this way.
+            # Pages that O_DIRECT itself faults in come one by one. Into fresh memory 2.9 GB took 8.2 s that way and
+            # 2.3 s this way, in one pair of runs; later pairs, on a busy machine, went 3.3 → 2.0 and 2.8 → 4.0 s.
             touch_view(target)
             self._fill(read, target)
             target[read.nbytes :] = bytes(len(target) - read.nbytes)
