@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: demo serve check test test-nightly bench clean
+.PHONY: demo serve check test test-nightly test-engines test-gpu engines bench clean
 
 demo: $(READY)                ## set up, start the platform, wake a real model from disk, print its timeline, stop
 	$(BIN)/python scripts/demo.py
@@ -21,10 +21,19 @@ check: $(READY)               ## what CI checks before it runs a test
 	$(BIN)/codespell
 
 test: $(READY) system-packages demo-model     ## all tests but the nightly ones
-	$(BIN)/python -m pytest -m "not nightly and not gpu"
+	$(BIN)/python -m pytest -m "not nightly and not gpu and not engines"
 
 test-nightly: $(READY) system-packages demo-model
 	$(BIN)/python -m pytest -m "nightly" --timeout 3600
+
+engines:                      ## build the environment of the vllm engine (.venv-engines/vllm: 2 minutes, 3.2 GB)
+	$(PYTHON) scripts/build_engines.py
+
+test-engines: $(READY) engines    ## the conformance suite on every engine, vLLM included
+	$(BIN)/python -m pytest -m "engines" --timeout 1200
+
+test-gpu: $(READY)            ## tests of the engine on a CUDA device; skipped with their reason where there is none
+	$(BIN)/python -m pytest tests/gpu -m gpu -rs
 
 bench: $(READY) demo-model    ## every benchmark, its short form; results in benchmarks/*/results
 	$(BIN)/sllm bench cold-start
@@ -41,7 +50,7 @@ demo-model: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[engine,ingest,s3,hub,bench,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[engine,ingest,s3,hub,redis,etcd,bench,dev]"
 	@touch $(READY)
 
 clean:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the system packages that the tests need, says which, and does nothing when they are there.
-# chromium: the browser in which the console's tests run.
+# chromium: the browser in which the console's tests run. redis-server, etcd-server: metadata stores of a cluster.
 # With `bench` as its argument, those of the benchmarks instead: nginx, curl and b3sum for benchmarks/fetch, and
 # iproute2 for its slow links.
 set -euo pipefail
@@ -13,6 +13,8 @@ if [ "${1:-}" = bench ]; then
   need tc iproute2
 else
   need chromium chromium
+  need redis-server redis-server
+  need etcd etcd-server
 fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 if ! command -v apt-get >/dev/null || [ "$(id -u)" -ne 0 ]; then
@@ -21,4 +23,6 @@ if ! command -v apt-get >/dev/null || [ "$(id -u)" -ne 0 ]; then
 fi
 echo "installing system packages: ${missing[*]}"
 apt-get update -qq
-DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+# The servers are started by the tests, on ports and directories of their own: no service must start by itself.
+export RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive
+apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

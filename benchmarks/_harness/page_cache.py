@@ -29,6 +29,15 @@ def drop(path: Path) -> None:
     raise OSError(f"{path} stays in the page cache; is it mapped by a running process?")
 
 
+def fill(path: Path) -> None:
+    """Read the file into the page cache. Raises OSError if less than 99 % of its pages stay there."""
+    with path.open("rb", buffering=0) as file:
+        while file.read(8 << 20):
+            pass
+        if resident_ratio(file.fileno()) < 0.99:
+            raise OSError(f"{path} does not stay in the page cache; is there too little memory?")
+
+
 def resident_ratio(fd: int) -> float:
     """Share of the file's pages that are in the page cache (mincore)."""
     nbytes = os.fstat(fd).st_size

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import subprocess
 import sys
@@ -12,9 +11,8 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from benchmarks._harness import page_cache
+from benchmarks._harness import page_cache, timed_stream
 from benchmarks._harness.disk_limit import DiskLimit
 from benchmarks._harness.hf_export import export
 from benchmarks._harness.line_process import QUIET_ENV, LineProcess
@@ -57,27 +55,10 @@ def ttft_ms(url: str) -> float:
 
 def ask(url: str, max_tokens: int) -> tuple[float, float]:
     """Milliseconds from connecting to the first streamed token, and to the end of the answer."""
-    body = {"model": MODEL, "messages": MESSAGES, "max_tokens": max_tokens, "temperature": 0, "stream": True}
+    body = {"model": MODEL, "messages": MESSAGES, "max_tokens": max_tokens, "temperature": 0}
     body["ignore_eos"] = True
-    started = time.perf_counter()
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=120)
-    connection.request("POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"})
-    response = connection.getresponse()
-    if response.status != 200:
-        raise RuntimeError(f"HTTP {response.status}: {response.read()[:300]!r}")
-    first = None
-    for line in response:
-        if line.startswith(b"data: {"):
-            event = json.loads(line[6:])
-            if "error" in event:
-                raise RuntimeError(event["error"]["message"])
-            if first is None and event["choices"][0].get("token_ids"):
-                first = time.perf_counter()
-    ended = time.perf_counter()
-    connection.close()
-    if first is None:
-        raise RuntimeError("the stream had no token")
-    return (first - started) * 1000, (ended - started) * 1000
+    answer = timed_stream.ask(url, "/v1/chat/completions", body)
+    return answer.first_ms, answer.whole_ms
 
 
 def fresh_process_ms(subject: Subject) -> float:

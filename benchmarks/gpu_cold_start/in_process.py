@@ -23,7 +23,7 @@ import torch
 from benchmarks._harness.stats import median
 from serverlessllm.checkpoint.reader import Artifact
 from serverlessllm.clock import SystemClock
-from serverlessllm.engine.base import EngineLimits, Weights
+from serverlessllm.engine.base import EngineLimits, RegionFile, Weights
 from serverlessllm.engine.llama.engine import LlamaEngine
 from serverlessllm.wire.worker import Generate, SamplingParams
 
@@ -70,7 +70,7 @@ class Subject:
         started = time.perf_counter()
         self.engine.prime()
         self.prime_s = time.perf_counter() - started
-        self.weights = Weights(memoryview(b""), artifact.layout(), extents=[(0, nbytes)])
+        self.weights = Weights(memoryview(b""), artifact.layout(), file=RegionFile(-1, [(0, nbytes)]))
 
     def first_token(self, *, wait_for_all: bool = False) -> None:
         """Attach, answer one token, detach."""

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import shutil
 import subprocess
@@ -13,11 +12,10 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import torch
 
-from benchmarks._harness import page_cache
+from benchmarks._harness import page_cache, timed_stream
 from benchmarks._harness.disk_limit import DiskLimit
 from benchmarks._harness.report import ROOT, Aim, Report, machine
 from benchmarks._harness.stats import median, percentile
@@ -72,27 +70,10 @@ class Platform:
 
     def ask(self, model: str, max_tokens: int) -> tuple[float, float, dict[str, float]]:
         """Milliseconds to the first token and to the last byte, and the request's phases."""
-        body = {"model": model, "prompt": PROMPT, "max_tokens": max_tokens, "temperature": 0, "stream": True}
-        started = time.perf_counter()
-        connection = http.client.HTTPConnection(urlsplit(self.server.url).netloc, timeout=300)
-        connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
-        response = connection.getresponse()
-        if response.status != 200:
-            raise RuntimeError(f"HTTP {response.status}: {response.read()[:300]!r}")
-        first = None
-        for line in response:
-            if line.startswith(b"data: {"):
-                event = json.loads(line[6:])
-                if "error" in event:
-                    raise RuntimeError(event["error"]["message"])
-                if first is None and event["choices"][0].get("token_ids"):
-                    first = time.perf_counter()
-        ended = time.perf_counter()
-        connection.close()
-        if first is None:
-            raise RuntimeError("the stream had no token")
-        view = self.client.request(str(response.headers["x-request-id"])).request
-        return (first - started) * 1e3, (ended - started) * 1e3, dict(view.phases)
+        body = {"model": model, "prompt": PROMPT, "max_tokens": max_tokens, "temperature": 0}
+        answer = timed_stream.ask(self.server.url, "/v1/completions", body)
+        view = self.client.request(answer.request_id).request
+        return answer.first_ms, answer.whole_ms, dict(view.phases)
 
 
 def add_model(platform: Platform, home: Path, name: str, shape: Shape, device: str) -> Artifact:

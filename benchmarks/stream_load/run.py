@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import http.client
-import json
 import random
 import shutil
 import subprocess
@@ -16,9 +14,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from urllib.parse import urlsplit
 
-from benchmarks._harness import page_cache
+from benchmarks._harness import page_cache, timed_stream
 from benchmarks._harness.model_origins import set_origins
 from benchmarks._harness.report import ROOT, Aim, Report, machine
 from benchmarks._harness.stats import median
@@ -60,26 +57,9 @@ class Subject:
 
     def ask(self, prompt: Sequence[int]) -> Start:
         """Stream one token of a completion."""
-        body = {"model": MODEL, "prompt": list(prompt), "max_tokens": 1, "temperature": 0, "stream": True}
-        started = time.perf_counter()
-        connection = http.client.HTTPConnection(urlsplit(self.server.url).netloc, timeout=PATIENCE_S)
-        connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
-        response = connection.getresponse()
-        if response.status != 200:
-            raise RuntimeError(f"HTTP {response.status}: {response.read()[:300]!r}")
-        first = None
-        for line in response:
-            if line.startswith(b"data: {"):
-                event = json.loads(line[6:])
-                if "error" in event:
-                    raise RuntimeError(event["error"]["message"])
-                if first is None and event["choices"][0].get("token_ids"):
-                    first = time.perf_counter()
-        request_id = response.headers["x-request-id"]
-        connection.close()
-        if first is None:
-            raise RuntimeError("the stream had no token")
-        return Start((first - started) * 1000, self.client.request(request_id).request)
+        body = {"model": MODEL, "prompt": list(prompt), "max_tokens": 1, "temperature": 0}
+        answer = timed_stream.ask(self.server.url, "/v1/completions", body)
+        return Start(answer.first_ms, self.client.request(answer.request_id).request)
 
     def forget(self, source: str) -> None:
         """Unbind the model and drop its bytes: from DRAM, and from the disk or its page cache."""

@@ -64,6 +64,9 @@ class OrchestratorConfig:
     )
     max_body_bytes: int = setting(8 * MIB, "Largest request body.", low=1024)
     max_retries: int = setting(3, "Silent retries of a request before its first byte.", low=0, high=16)
+    ingest_url: str = setting(
+        "", "URL of the ingest service; empty: `sllm orchestrator` runs one of its own."
+    )
     insecure: bool = setting(False, "Allow listening on a public address without API keys.")
     allowed_hosts: tuple[str, ...] = setting(
         (), "Further Host header values to accept, beside loopback and `host`."
@@ -81,6 +84,9 @@ class AgentConfig:
     port: int = setting(0, "Port the agent listens on; 0 picks a free one.", low=0, high=65535)
     max_queue_length: int = setting(512, "Requests that may wait per replica; more get 429.", low=1)
     tokenizer_cache_size: int = setting(16, "Parsed tokenizers and templates kept in memory.", low=1)
+    advertise: str = setting(
+        "", "URL at which orchestrators reach this agent; empty: that of `host` and `port`."
+    )
     load_timeout_s: float = setting(
         120.0, "Longest load and bind of a replica before it counts as failed.", low=1.0
     )
@@ -165,6 +171,12 @@ class EngineConfig:
     layer_streaming: bool = setting(
         True, "Compute the first layers of a model while the last ones are still being loaded."
     )
+    vllm_environment: str = setting(
+        "", "Virtual environment of the `vllm` engine; empty takes what `make engines` builds in a checkout."
+    )
+    vllm_start_timeout_s: float = setting(
+        600.0, "Longest start of a vLLM server on a model's weights.", low=1.0
+    )
     simulated_load_s: float = setting(0.0, "`simulated` engine: time to bind.", low=0.0)
     simulated_prefill_s: float = setting(0.0, "`simulated` engine: time to the first token.", low=0.0)
     simulated_token_s: float = setting(0.0, "`simulated` engine: time per further token.", low=0.0)
@@ -192,7 +204,12 @@ class IngestConfig:
 class SourcesConfig:
     """Reading from the network: http(s), S3, the hub. Accounts come from `AWS_*`, `HF_TOKEN` and `HF_ENDPOINT`."""
 
-    connections: int = setting(8, "Connections that fetch one file at once.", low=1, high=64)
+    connections: int = setting(
+        0,
+        "Connections that fetch one file at once; 0 takes what `sllm tune io --url` found, else 8.",
+        low=0,
+        high=64,
+    )
     connect_timeout_s: float = setting(5.0, "Longest wait for a connection.", low=0.1, high=300.0)
     stall_timeout_s: float = setting(
         20.0,
@@ -202,6 +219,23 @@ class SourcesConfig:
     )
     ca_file: str = setting(
         "", "PEM file of authorities to trust beside the system's; empty takes AWS_CA_BUNDLE, if set."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataConfig:
+    """The facts that processes share. Accounts come from SLLM_METADATA_USER and SLLM_METADATA_PASSWORD."""
+
+    url: str = setting(
+        "sqlite",
+        "sqlite[:PATH] (one machine; alone: in the data directory), redis[s]://HOST:PORT[/DB], or "
+        "etcd[s]://HOST:PORT[,HOST:PORT...]; the s is for TLS.",
+    )
+    ca_file: str = setting("", "PEM file of authorities that the server's certificate is checked against.")
+    cert_file: str = setting("", "PEM file of our certificate, where the server asks for one.")
+    key_file: str = setting("", "PEM file of its key, unless it is in `cert_file`.")
+    call_timeout_s: float = setting(
+        5.0, "A server that does not answer for so long is taken as away.", low=0.1, high=60.0
     )
 
 
@@ -220,6 +254,7 @@ class Config:
     engine: EngineConfig = field(default_factory=EngineConfig)
     ingest: IngestConfig = field(default_factory=IngestConfig)
     sources: SourcesConfig = field(default_factory=SourcesConfig)
+    metadata: MetadataConfig = field(default_factory=MetadataConfig)
 
     @property
     def data_path(self) -> Path:
@@ -337,8 +372,15 @@ def nest(dotted: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-RESERVED_ENV: Final = ("SLLM_CONFIG", "SLLM_API_KEY", "SLLM_URL")
-"""Environment variables that the CLI and the SDK read through `environment`, not settings."""
+RESERVED_ENV: Final = (
+    "SLLM_CONFIG",
+    "SLLM_API_KEY",
+    "SLLM_URL",
+    "SLLM_SECRET",
+    "SLLM_METADATA_USER",
+    "SLLM_METADATA_PASSWORD",
+)
+"""Environment variables that are read through `environment`, not settings: a flag would show secrets to everybody."""
 
 
 def environment(name: str, env: Mapping[str, str] | None = None) -> str | None:

@@ -11,7 +11,7 @@ from serverlessllm.errors import InvalidRequestError
 
 Tier = Literal["gpu", "dram", "nvme", "peer", "remote"]
 StartKind = Literal["cold", "warm", "hot"]
-EngineKind = Literal["torch", "simulated"]
+EngineKind = Literal["torch", "vllm", "simulated"]
 Role = Literal["infer", "admin", "node"]
 FinishReason = Literal["stop", "length"]
 Pooling = Literal["last", "mean"]

@@ -133,6 +133,8 @@ def check_killed(node: Node, seed: int) -> None:
     assert status.arena_used_bytes == len(status.regions) * WEIGHTS_BYTES
     answer = node.load()
     assert answer.status_code == 200, answer.text
+    # A load may answer while the rest of its bytes still comes.
+    eventually(lambda: all(region.is_complete for region in node.agent.status().regions))
     assert node.in_memory() == node.source
     eventually(lambda: node.names() == {node.here.name})
     assert read_tensors(node.here) == node.source

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from serverlessllm.checkpoint.reader import Artifact
+from serverlessllm.node_profile import IoProfile, NodeProfile
 from serverlessllm.wire.agent import SECRET_HEADER
 from serverlessllm.wire.events import (
     AgentEvent,
@@ -128,6 +129,21 @@ async def test_events_tell_a_whole_load_in_sequence(node: AgentClient, artifact:
     assert list(dict.fromkeys(states)) == ["loading", "binding", "ready"]
     phases = [event.load.phase for _, event in seen if isinstance(event, LoadProgressed)]
     assert list(dict.fromkeys(phases)) == ["queue", "read", "bind"]
+    ended = seen[-1][1]
+    assert isinstance(ended, LoadEnded) and ended.result is not None
+    assert 0 < ended.result.gbps <= ended.result.possible_gbps
+    assert ended.result.limiting in ("nvme", "memory", "verify")
+
+
+async def test_node_that_was_measured_tells_what_is_possible_before_its_first_load(
+    tmp_path: Path, artifact: Artifact
+) -> None:
+    profile = IoProfile(4, 8 << 20, True, bytes_per_s=1e12, measured_at_s=1.0)
+    NodeProfile(tmp_path).put_io(profile)
+    async with running_agent(tmp_path) as node:
+        nvme = next(band for band in (await node.status()).bandwidths if band.tier == "nvme")
+        assert (nvme.num_samples, nvme.possible_bytes_per_s) == (0, 1e12)
+        assert (await node.loaded(artifact)).possible_gbps == 1000.0
 
 
 async def test_events_resume_after_the_last_seq_seen(node: AgentClient, artifact: Artifact) -> None:

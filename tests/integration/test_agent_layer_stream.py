@@ -208,7 +208,7 @@ async def test_switched_off_the_load_answers_when_all_is_there(tmp_path: Path, o
     sections = {"ingest": {"allow_private_urls": True}, "engine": {"layer_streaming": False}}
     async with running_agent(tmp_path / "d", **sections) as client:
         call = asyncio.create_task(Node(client, origin, tmp_path / "d").load())
-        await client.until(lambda status: [load.phase for load in status.loads] == ["queue"])
+        await client.until(lambda status: bool(status.loads) and bool(status.regions))
         assert [r.state for r in (await client.status()).replicas] == ["loading"]
         origin.let()
         assert (await call).body["is_streaming"] is False

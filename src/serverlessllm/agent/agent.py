@@ -31,6 +31,7 @@ from serverlessllm.arena.prefault import Prefaulter
 from serverlessllm.clock import Clock
 from serverlessllm.config import Config, source_environment
 from serverlessllm.engine.slots import SlotPool
+from serverlessllm.engine.vllm_server.environment import is_built
 from serverlessllm.errors import (
     ConflictError,
     InvalidRequestError,
@@ -40,6 +41,7 @@ from serverlessllm.errors import (
 )
 from serverlessllm.loader.disk.inventory import DiskInventory
 from serverlessllm.loader.disk.tier import NvmeTier
+from serverlessllm.loader.io_settings import choose_connections
 from serverlessllm.loader.loader import Loader
 from serverlessllm.loader.manifest import origin_opener
 from serverlessllm.node_profile import NodeProfile
@@ -82,7 +84,7 @@ class Agent:
         self.secret = secret
         self.agent_id = _agent_id(config.data_path)
         self.boot_id = mint_id("boot")
-        self.engines = list(installed_engines() if engines is None else engines)
+        self.engines = list(installed_engines(config) if engines is None else engines)
         self.metrics = AgentMetrics()
         self.events = EventLog(self.boot_id, clock)
         self.is_running = False
@@ -104,6 +106,7 @@ class Agent:
             config.sources, source_environment(), allow_private_urls=config.ingest.allow_private_urls
         )
         arena = await asyncio.to_thread(Arena.open, data_path / "arena", config.arena, clock=self._clock)
+        io_profile = NodeProfile(data_path).read().io
         slots = SlotPool(data_path / "run", config.engine, self.engines, arena.path)
         try:
             await slots.start()
@@ -120,9 +123,9 @@ class Agent:
                 nvme,
                 config.loader,
                 self._clock,
-                io_profile=NodeProfile(data_path).read().io,
+                io_profile=io_profile,
                 open_origin=origin_opener(access),
-                num_fetch_workers=access.num_workers,
+                num_fetch_workers=choose_connections(config.sources, io_profile),
             ),
             slots=slots,
             texts=TextCache(config.agent.tokenizer_cache_size),
@@ -168,7 +171,8 @@ class Agent:
         engine = next((kind for kind in self.engines if kind == request.engine), None)
         if engine is None:
             raise InvalidRequestError(
-                f"engine: {request.engine[:40]!r} does not run here; this node has {', '.join(self.engines)}",
+                f"engine: {request.engine[:40]!r} does not run here; this node has {', '.join(self.engines)}"
+                + ("; run `make engines` or set engine.vllm_environment" if request.engine == "vllm" else ""),
                 param="engine",
             )
         return await self._loads.load(request, engine)
@@ -323,10 +327,13 @@ class Agent:
             raise ShuttingDownError("the agent is stopping; ask another", source="agent")
 
 
-def installed_engines() -> list[EngineKind]:
-    """`simulated` always, `torch` where it is installed; it is looked for, not imported."""
-    kinds: list[EngineKind] = list(get_args(EngineKind))
-    return [kind for kind in kinds if kind != "torch" or importlib.util.find_spec("torch") is not None]
+def installed_engines(config: Config) -> list[EngineKind]:
+    """`simulated` always, `torch` and `vllm` where they are installed; they are looked for, not imported."""
+    is_installed: dict[EngineKind, bool] = {
+        "torch": importlib.util.find_spec("torch") is not None,
+        "vllm": is_built(config.engine.vllm_environment),
+    }
+    return [kind for kind in get_args(EngineKind) if is_installed.get(kind, True)]
 
 
 def _agent_id(data_path: Path) -> str:

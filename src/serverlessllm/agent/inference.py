@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
+import msgspec
 from blake3 import blake3
 
 from serverlessllm.agent.answer import Answer, Piece
@@ -161,6 +162,8 @@ class Inference:
                 stall_ms=event.stall_ms,
                 load=stream.summary() if stream is not None and event.stall_ms > 0 else None,
             )
+        elif event.cached_tokens:  # from an engine that learns it late
+            self.timing = msgspec.structs.replace(self.timing, cached_tokens=event.cached_tokens)
 
 
 def max_tokens(request: ChatRequest | CompletionRequest, num_prompt_tokens: int, context_tokens: int) -> int:

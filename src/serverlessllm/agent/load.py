@@ -150,6 +150,9 @@ class Load:
         self._stream = self._as_stream()
         if self._stream is None:
             await self._whole()
+            if self._replica.engine == "vllm":  # its bind is the start of a server
+                self._timeout_s = max(self._timeout_s, self._parts.config.engine.vllm_start_timeout_s)
+                self._restart_limit()
             self._note_progress("bind", opened.nbytes, 0.0)
         bound_s = self._parts.clock.monotonic_s()
         check_dtype(self._replica, self._request.dtype)
@@ -293,6 +296,7 @@ class Load:
         if self._no_room is not None:
             raise self._no_room from error
         raise ModelLoadError(
-            f"model {model} was not ready within agent.load_timeout_s = {self._timeout_s:.0f} s",
+            f"model {model} was not ready within {self._timeout_s:.0f} s; see agent.load_timeout_s and "
+            "engine.vllm_start_timeout_s",
             source="agent",
         ) from error

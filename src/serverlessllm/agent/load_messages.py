@@ -111,6 +111,13 @@ def bandwidths(loader: Loader) -> list[BandwidthStatus]:
     by_tier = [(tier, "", loader.bandwidth(tier)) for tier in READ_TIERS]
     by_source = [(tier, source, estimate) for (tier, source), estimate in loader.source_bandwidths().items()]
     return [
-        BandwidthStatus(tier, estimate.mean_bytes_per_s, estimate.variance, estimate.samples, source)
+        BandwidthStatus(
+            tier,
+            estimate.mean_bytes_per_s,
+            estimate.variance,
+            estimate.samples,
+            source,
+            loader.possible_bytes_per_s(tier) if not source else 0.0,
+        )
         for tier, source, estimate in by_tier + by_source
     ]

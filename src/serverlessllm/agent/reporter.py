@@ -118,7 +118,7 @@ class Reporter:
 
     def load_succeeded(self, key: ReplicaKey, result: LoadResult, engine: str) -> None:
         """A load is over, its replica ready."""
-        self._end_load(key, None)
+        self._end_load(key, None, result)
         self._metrics.load_seconds.labels(result.tier).observe((result.fetch_ms + result.read_ms) / 1e3)
         self._metrics.bind_seconds.labels(engine).observe(result.bind_ms / 1e3)
         if result.tier != "dram":
@@ -134,6 +134,8 @@ class Reporter:
             labels = (bandwidth.tier, bandwidth.source)
             self._metrics.bandwidth.labels(*labels).set(bandwidth.mean_bytes_per_s)
             self._metrics.bandwidth_deviation.labels(*labels).set(math.sqrt(bandwidth.variance))
+            if not bandwidth.source:
+                self._metrics.bandwidth_possible.labels(bandwidth.tier).set(bandwidth.possible_bytes_per_s)
             self._log.publish(BandwidthChanged(bandwidth))
 
     def slots_seen(self, slots: SlotsChanged) -> None:
@@ -142,11 +144,11 @@ class Reporter:
             self._slots = slots
             self._log.publish(slots)
 
-    def _end_load(self, key: ReplicaKey, error: str | None) -> None:
+    def _end_load(self, key: ReplicaKey, error: str | None, result: LoadResult | None = None) -> None:
         self._loads.pop(key, None)
         self._progress_s.pop(key, None)
         self.regions_changed()
-        self._log.publish(LoadEnded(key.model, key.revision, error))
+        self._log.publish(LoadEnded(key.model, key.revision, error, result))
 
     def _flush_soon(self) -> None:
         if self._flush is None:

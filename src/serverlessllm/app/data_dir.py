@@ -9,6 +9,7 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
+from serverlessllm.config import environment
 from serverlessllm.errors import ConfigError, ConflictError
 
 
@@ -39,10 +40,6 @@ class DataDir:
     def logs(self) -> Path:
         return self.path / "logs"
 
-    @property
-    def metadata(self) -> Path:
-        return self.path / "metadata.sqlite"
-
     def _take_lock(self) -> None:
         try:
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -65,7 +62,13 @@ class DataDir:
 
 
 def cluster_secret(data_path: Path) -> str:
-    """The secret that processes of one data directory share: made at first use, readable by its owner alone."""
+    """The secret that a cluster's processes share: SLLM_SECRET, else the data directory's own.
+
+    The latter is made at first use, readable by its owner alone.
+    """
+    given = environment("SLLM_SECRET")
+    if given is not None:
+        return given
     path = data_path / "secret"
     try:
         return path.read_text().strip()

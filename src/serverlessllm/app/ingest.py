@@ -2,7 +2,7 @@
 """`sllm ingest`: the ingest service as a process of its own.
 
 It may share its data directory with an agent, whose artifacts it then makes. It is never open: callers hold the
-directory's cluster secret, or a node's or admin's API key from the metadata store beside it.
+directory's cluster secret, or a node's or admin's API key from the metadata store.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from serverlessllm.ingest.service import create_app
 from serverlessllm.ingest.workplace import Workplace
 from serverlessllm.metadata.api_keys import hash_key
 from serverlessllm.metadata.keys import Keys
+from serverlessllm.metadata.open import open_store
 from serverlessllm.metadata.records import KeyRecord, decode
-from serverlessllm.metadata.sqlite import SqliteStore
 from serverlessllm.metadata.store import MetadataStore
 from serverlessllm.telemetry import logs
 from serverlessllm.types import Role
@@ -67,7 +67,7 @@ async def serve(config: Config, *, ready: Callable[[str], None] | None = None) -
     async with AsyncExitStack() as stack:
         sock = listen(config.ingest.host, config.ingest.port, key="ingest.port")
         stack.callback(sock.close)
-        store = await SqliteStore.open(data_path / "metadata.sqlite")
+        store = await open_store(config.metadata, data_path)
         stack.push_async_callback(store.close)
         gate = Gate(secret, StoredKeys(store))
         server = await start_http(create_app(Workplace(config), gate), sock)

@@ -1,54 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sllm serve`: orchestrator, agent and ingest in one event loop, metadata in SQLite, workers as children.
+"""`sllm serve`: orchestrator, agent and ingest in one event loop, workers as children.
 
 The parts speak HTTP over loopback exactly as they do across machines.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import shutil
-import signal
-from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-
-import uvloop
 
 from serverlessllm.agent.agent import Agent
 from serverlessllm.agent.api import create_app as create_agent_app
+from serverlessllm.app import process
 from serverlessllm.app.data_dir import DataDir
-from serverlessllm.app.http_server import HttpServer, listen, start_http
+from serverlessllm.app.http_server import listen, start_http
 from serverlessllm.clock import SystemClock
 from serverlessllm.config import Config
 from serverlessllm.ingest.gate import Gate
 from serverlessllm.ingest.service import create_app as create_ingest_app
 from serverlessllm.ingest.workplace import Workplace
-from serverlessllm.metadata.sqlite import SqliteStore
+from serverlessllm.metadata.open import open_store
 from serverlessllm.orchestrator.api import create_app as create_orchestrator_app
 from serverlessllm.orchestrator.orchestrator import Orchestrator
-from serverlessllm.telemetry import logs
-
-log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """The running parts of an all-in-one process."""
-
-    front: HttpServer
-    agent: Agent
-    orchestrator: Orchestrator
-
-
-async def start_all(config: Config, data_dir: DataDir, stack: AsyncExitStack) -> Parts:
-    """Start ingest, agent and orchestrator; `stack` stops them in the reverse order."""
+async def start(config: Config, data_dir: DataDir, stack: AsyncExitStack) -> str:
+    """Start ingest, agent and orchestrator; `stack` stops them in the reverse order. Returns the front's URL."""
     secret = data_dir.secret()
     clock = SystemClock()
     front_socket = listen(config.orchestrator.host, config.orchestrator.port, key="orchestrator.port")
     stack.callback(front_socket.close)
-    store = await SqliteStore.open(data_dir.metadata)
+    store = await open_store(config.metadata, data_dir.path)
     stack.push_async_callback(store.close)
 
     ingest_app = create_ingest_app(Workplace(config), Gate(secret))
@@ -72,29 +54,9 @@ async def start_all(config: Config, data_dir: DataDir, stack: AsyncExitStack) ->
     stack.push_async_callback(orchestrator.stop)
     front = await start_http(create_orchestrator_app(orchestrator), front_socket)
     stack.push_async_callback(front.stop)
-    return Parts(front=front, agent=agent, orchestrator=orchestrator)
+    return front.url
 
 
-async def serve(config: Config, *, ready: Callable[[str], None] | None = None) -> None:
+def run(config: Config, *, ready: process.Ready | None = None) -> None:
     """Run until SIGINT or SIGTERM. `ready` is called with the URL once requests are answered."""
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(signum, stopping.set)
-    data_dir = DataDir(config.data_path)
-    try:
-        async with AsyncExitStack() as stack:
-            parts = await start_all(config, data_dir, stack)
-            log.info("serving on %s", parts.front.url)
-            if ready is not None:
-                ready(parts.front.url)
-            await stopping.wait()
-            log.info("stopping")
-    finally:
-        data_dir.close()
-
-
-def run(config: Config, *, ready: Callable[[str], None] | None = None) -> None:
-    """`serve` on uvloop, with this process's logging set up."""
-    logs.configure(config.log_level)
-    uvloop.run(serve(config, ready=ready))
+    process.run(config, start, ready=ready)

@@ -18,6 +18,8 @@ MAP_PRIVATE: Final = 0x02
 MAP_FIXED: Final = 0x10
 MAP_ANONYMOUS: Final = 0x20
 MAP_NORESERVE: Final = 0x4000
+MADV_HUGEPAGE: Final = 14
+MADV_NOHUGEPAGE: Final = 15
 MADV_POPULATE_READ: Final = 22
 MADV_POPULATE_WRITE: Final = 23
 MS_NOSUID: Final = 2
@@ -26,6 +28,7 @@ MS_NOEXEC: Final = 8
 MS_REMOUNT: Final = 32
 _FALLOC_KEEP_SIZE: Final = 1
 _FALLOC_PUNCH_HOLE: Final = 2
+_MNT_DETACH: Final = 2
 _MAP_FAILED: Final = ctypes.c_void_p(-1).value
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -76,6 +79,11 @@ def madvise(address: int, nbytes: int, advice: int) -> None:
         raise _failed(f"madvise({advice}) of {nbytes} bytes")
 
 
+def copy(target: memoryview, address: int) -> None:
+    """Fill the writable byte view from mapped memory. Other threads run meanwhile."""
+    ctypes.memmove((ctypes.c_ubyte * len(target)).from_buffer(target), address, len(target))
+
+
 def punch_hole(fd: int, offset: int, nbytes: int) -> None:
     """Give the pages of a file range back; the range reads as zeros afterwards, the size stays."""
     if _libc.fallocate(fd, _FALLOC_PUNCH_HOLE | _FALLOC_KEEP_SIZE, offset, nbytes):
@@ -92,7 +100,8 @@ def mount_tmpfs(source: str, target: str, options: str, *, remount: bool = False
         raise _failed(f"mount of a tmpfs on {target}")
 
 
-def umount(target: str) -> None:
-    """umount2(2) without flags: fails with EBUSY while a file is open or mapped."""
-    if _libc.umount2(os.fsencode(target), 0):
+def umount(target: str, *, detach: bool = False) -> None:
+    """umount2(2): fails with EBUSY while a file is open or mapped. `detach`: the mount point is free at once, the
+    file system goes with the last file."""
+    if _libc.umount2(os.fsencode(target), _MNT_DETACH if detach else 0):
         raise _failed(f"umount of {target}")

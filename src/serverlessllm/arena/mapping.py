@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from serverlessllm.arena import libc
@@ -110,6 +111,15 @@ def touch_pages(mapping: Mapping, offset: int, nbytes: int) -> None:
     Safe beside threads that write to the range. Raises: OSError when there is no memory for them.
     """
     libc.madvise(mapping.address + offset, nbytes, libc.MADV_POPULATE_WRITE)
+
+
+def touch_view(view: memoryview) -> None:
+    """As `touch_pages`, for a writable view that starts on a page. Where that is not possible, nothing happens: who
+    writes to it will fault the pages in, or be told that there is no memory.
+    """
+    address = ctypes.addressof(ctypes.c_char.from_buffer(view))
+    with suppress(OSError):
+        libc.madvise(address, len(view), libc.MADV_POPULATE_WRITE)
 
 
 def populate(mapping: Mapping) -> None:

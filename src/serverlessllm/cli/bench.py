@@ -17,8 +17,10 @@ from serverlessllm.errors import ConfigError
 
 BENCHMARKS: Final = {
     "cold-start": "cold_start",
+    "engine": "engine",
     "fetch": "fetch",
     "gpu-cold-start": "gpu_cold_start",
+    "load": "load",
     "stream-load": "stream_load",
 }
 
@@ -42,8 +44,8 @@ def checkout(package: Path) -> Path:
 def bench(name: str, arguments: tuple[str, ...]) -> int:
     """Run a benchmark of this checkout.
 
-    NAME is cold-start, fetch, stream-load or gpu-cold-start; ARGUMENTS go to it (try `sllm bench fetch --help`). It
-    prints a table and, as its last line, one JSON object.
+    NAME is cold-start, load, fetch, stream-load, engine or gpu-cold-start; ARGUMENTS go to it (try `sllm bench fetch
+    --help`). It prints a table and, as its last line, one JSON object.
     """
     root = checkout(Path(serverlessllm.__file__).parent)
     path = root / "benchmarks" / BENCHMARKS[name] / "run.py"

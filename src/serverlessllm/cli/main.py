@@ -21,15 +21,19 @@ from serverlessllm.errors import AuthenticationError, PermissionDeniedError, Sll
 
 COMMANDS: Final = {
     "serve": "serve:serve",
+    "orchestrator": "orchestrator:orchestrator",
+    "agent": "agent:agent",
     "ingest": "ingest:ingest",
     "model": "model:model",
     "stop": "stop:stop",
     "chat": "chat:chat",
     "ps": "ps:ps",
     "disk": "disk:disk",
+    "node": "node:node",
     "key": "key:key",
     "request": "request:request",
     "checkpoint": "checkpoint:checkpoint",
+    "tune": "tune:tune",
     "doctor": "doctor:doctor",
     "bench": "bench:bench",
 }

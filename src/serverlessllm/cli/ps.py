@@ -70,16 +70,25 @@ def _agent_row(view: AgentView) -> tuple[str, ...]:
     status = view.status
     if status is None:
         return ("–", "yes" if view.is_alive else "no", "", "", "", "", view.address)
-    nvme = next((band for band in status.bandwidths if band.tier == "nvme" and band.num_samples), None)
     return (
         status.agent_id,
         "yes" if view.is_alive else f"silent {duration_text(view.silent_s)}",
         ", ".join(_engine_text(status, engine) for engine in status.engines),
         f"{bytes_text(status.arena_used_bytes)} / {bytes_text(status.arena_budget_bytes)}",
-        rate_text(nvme.mean_bytes_per_s) if nvme is not None else "–",
+        _nvme_text(status),
         ", ".join(f"{number} {name}" for name, number in status.slots.items() if number),
         view.address,
     )
+
+
+def _nvme_text(status: AgentStatus) -> str:
+    """`2.31 GB/s of 3.36 GB/s`: observed, and possible where that is known."""
+    nvme = next((band for band in status.bandwidths if band.tier == "nvme" and not band.source), None)
+    if nvme is None or not (nvme.num_samples or nvme.possible_bytes_per_s):
+        return "–"
+    observed = rate_text(nvme.mean_bytes_per_s) if nvme.num_samples else "–"
+    possible = nvme.possible_bytes_per_s
+    return f"{observed} of {rate_text(possible)}" if possible else observed
 
 
 def _engine_text(status: AgentStatus, engine: str) -> str:

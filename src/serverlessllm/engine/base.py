@@ -22,10 +22,17 @@ from serverlessllm.wire.worker import Embed, Embedded, Failed, Generate, ModelLa
 
 
 @dataclass(frozen=True, slots=True)
+class RegionFile:
+    """The file below a region, for an engine that maps the extents itself, or has mapped the whole file."""
+
+    descriptor: int
+    extents: Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
 class Weights:
     """Mapped bytes of one revision; the engine makes views of `region` and never owns or writes them.
 
-    `extents` are the same bytes in the arena file, (offset, nbytes), for an engine that mapped all of it.
     `shards` are (offset, nbytes) in order of arrival, the first `num_ready` of them whole; what lies in the others
     must not be read before `StreamingEngine.shards_arrived` says so. No shards: all is there.
     """
@@ -34,7 +41,7 @@ class Weights:
     layout: ModelLayout
     shards: Sequence[tuple[int, int]] = ()
     num_ready: int = 0
-    extents: Sequence[tuple[int, int]] = ()
+    file: RegionFile | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +137,13 @@ class GrammarEngine(Protocol):
     def set_spellings(self, spellings: Spellings) -> None:
         """How the attached model's ids are spelled; before the first request with a grammar."""
 
+
+@runtime_checkable
+class FailureReporter(Protocol):
+    """An engine whose requests may fail after they were taken, alone, while others go on."""
+
     def take_failures(self) -> list[Failed]:
-        """Requests that could not follow their grammar within its limits since the last call; they are gone."""
+        """Requests that failed since the last call; the engine holds nothing of them any more."""
 
 
 @runtime_checkable

@@ -123,7 +123,6 @@ class DeviceCopy:
             raise EngineError(
                 f"{device} lacks the {plan.nbytes} bytes of the model; let another one sleep, or use a larger device"
             ) from error
-        self.copied_bytes = 0
 
     def copy_shard(self, shard: str) -> None:
         """Enqueue all copies of one shard, once its bytes are in the region. Repeating it does nothing.
@@ -138,7 +137,6 @@ class DeviceCopy:
             for piece in self._source.pieces(run.source_offset, run.nbytes):
                 self._stream.copy(self.buffer[at : at + piece.numel()], piece)
                 at += piece.numel()
-            self.copied_bytes += run.nbytes
         for copy in strided:
             self._copy_rectangle(copy)
         self._events[shard] = self._stream.record()
@@ -167,7 +165,6 @@ class DeviceCopy:
             self._stream.copy(target, rows[:, slice(*rectangle.columns)])
         else:
             self._copy_scattered(copy, start + rectangle.columns[0] * rectangle.item_nbytes, row_bytes)
-        self.copied_bytes += rectangle.nbytes
 
     def _copy_scattered(self, copy: PlacedCopy, first_byte: int, row_bytes: int) -> None:
         at = copy.target_offset

@@ -21,13 +21,15 @@ class EngineSpec:
     """Where one kind of engine lives, as `module:attribute`.
 
     `dtype_choice` is None where all dtypes cost the same; `distribution` is the installed package whose
-    version decides how fast a dtype is. `devices`: whether it computes on one, and so on a GPU too.
+    version decides how fast a dtype is. `auto_dtype` is what `dtype: auto` means without a choice. `devices`: whether
+    it computes on one, and so on a GPU too.
     """
 
     factory: str
     devices: bool = False
     dtype_choice: str | None = None
     distribution: str = "serverlessllm"
+    auto_dtype: str = "float32"
 
 
 ENGINES: Final[Mapping[EngineKind, EngineSpec]] = {
@@ -38,6 +40,8 @@ ENGINES: Final[Mapping[EngineKind, EngineSpec]] = {
         devices=True,
     ),
     "simulated": EngineSpec(factory="serverlessllm.engine.simulated.engine:create"),
+    # `auto` is vLLM's own word: what the checkpoint is in.
+    "vllm": EngineSpec(factory="serverlessllm.engine.vllm_server.engine:create", auto_dtype="auto"),
 }
 
 

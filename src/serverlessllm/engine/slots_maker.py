@@ -25,6 +25,7 @@ from serverlessllm.engine.process import describe_exit
 from serverlessllm.engine.registry import ENGINES
 from serverlessllm.engine.slot import Slot
 from serverlessllm.engine.slots_profile import machine_key
+from serverlessllm.engine.vllm_server.environment import VARIABLE as VLLM_VARIABLE
 from serverlessllm.engine.worker_socket import LOG_NAME
 from serverlessllm.engine.zygote_process import ZygoteProcess, log_tail
 from serverlessllm.errors import EngineError, SllmError
@@ -175,7 +176,9 @@ class SlotMaker:
 
     async def _run_zygote(self) -> None:
         """One zygote from its start to its end."""
-        zygote = await ZygoteProcess.start(self.kind, self._log_path, self._on_exit)
+        zygote = await ZygoteProcess.start(
+            self.kind, self._log_path, self._on_exit, {VLLM_VARIABLE: self._config.vllm_environment}
+        )
         try:
             self.dtype = self.dtype or await self._resolve_dtype(zygote)
             self._zygote = zygote
@@ -192,7 +195,7 @@ class SlotMaker:
         if self._config.dtype != "auto":
             return self._config.dtype
         if ENGINES[self.kind].dtype_choice is None:
-            return "float32"
+            return ENGINES[self.kind].auto_dtype
         if self._device != "cpu":
             return "bfloat16"
         profile = NodeProfile(self._run_dir.parent)

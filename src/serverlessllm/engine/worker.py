@@ -34,7 +34,9 @@ from serverlessllm.engine.base import (
     EmbeddingEngine,
     Engine,
     EngineLimits,
+    FailureReporter,
     GrammarEngine,
+    RegionFile,
     StreamingEngine,
     Weights,
 )
@@ -70,6 +72,15 @@ class TimedEngine(Protocol):
         """Seconds until `step` has something to return."""
 
 
+@runtime_checkable
+class ServerEngine(Protocol):
+    """An engine that computes in another process: it tells when ids have come."""
+
+    @property
+    def ready_fd(self) -> int | None:
+        """Readable when `step` has something; None without a model."""
+
+
 def serve(listener: socket.socket, engine: Engine) -> None:
     """Prime the engine, take one agent from `listener`, and work for it until it hangs up.
 
@@ -98,6 +109,10 @@ class Worker:
         self._engine = engine
         self._streaming = engine if isinstance(engine, StreamingEngine) else None
         self._timed = engine if isinstance(engine, TimedEngine) else None
+        self._server = engine if isinstance(engine, ServerEngine) else None
+        self._blocks = engine if isinstance(engine, BlockReporter) else None
+        self._embedding = engine if isinstance(engine, EmbeddingEngine) else None
+        self._failing = engine if isinstance(engine, FailureReporter) else None
         self._is_attached = False
         self._is_running = True
         self._region_fd: int | None = None  # never closed: its lock on the arena is the region's pin
@@ -105,25 +120,29 @@ class Worker:
     def run(self) -> None:
         """Serve until an attach fails. Raises AgentGoneError when the agent leaves."""
         while self._is_running:
-            for message, descriptor in self._connection.receive(self._patience_s()):
+            wake_fd = None if self._server is None else self._server.ready_fd
+            for message, descriptor in self._connection.receive(self._patience_s(), wake_fd):
                 self._dispatch(message, descriptor)
             self._ask_for_wanted()
             if self._engine.has_work:
-                events = self._engine.step()
-                self._tell_blocks()
-                if events:
-                    self._connection.send(Tokens(events))
-                if isinstance(self._engine, EmbeddingEngine):
-                    for embedded in self._engine.take_embedded():
-                        self._connection.send(embedded)
-                if isinstance(self._engine, GrammarEngine):
-                    for failed in self._engine.take_failures():
-                        self._connection.send(failed)
+                self._step()
+
+    def _step(self) -> None:
+        events = self._engine.step()
+        self._tell_blocks()
+        if events:
+            self._connection.send(Tokens(events))
+        if self._embedding is not None:
+            for embedded in self._embedding.take_embedded():
+                self._connection.send(embedded)
+        if self._failing is not None:
+            for failed in self._failing.take_failures():
+                self._connection.send(failed)
 
     def _tell_blocks(self) -> None:
         """Before the ids of the step: who has the last id knows all blocks of the answer."""
-        if isinstance(self._engine, BlockReporter):
-            stored, removed = self._engine.block_changes()
+        if self._blocks is not None:
+            stored, removed = self._blocks.block_changes()
             if stored or removed:
                 self._connection.send(Blocks(stored, removed))
 
@@ -211,7 +230,7 @@ class Worker:
         region = _map_region(self._region_fd, attach.extents)
         mapped_s = time.perf_counter()
         report = self._engine.attach_weights(
-            Weights(region, attach.layout, attach.shards, attach.num_ready, attach.extents),
+            Weights(region, attach.layout, attach.shards, attach.num_ready, self._region_file(attach)),
             EngineLimits(attach.max_num_seqs, attach.max_model_len_tokens, attach.kv_cache_bytes),
             attach.options,
         )
@@ -222,6 +241,11 @@ class Worker:
             copied_bytes=report.copied_bytes,
             block_tokens=report.block_tokens,
         )
+
+    def _region_file(self, attach: Attach) -> RegionFile | None:
+        if self._region_fd is None or not attach.extents:
+            return None
+        return RegionFile(self._region_fd, attach.extents)
 
 
 def _map_region(region_fd: int | None, extents: Sequence[tuple[int, int]]) -> memoryview:

@@ -56,14 +56,20 @@ class AgentConnection:
         except ConnectionError as error:
             raise AgentGoneError from error
 
-    def receive(self, timeout_s: float | None) -> list[tuple[ToWorker, int | None]]:
+    def receive(
+        self, timeout_s: float | None, wake_fd: int | None = None
+    ) -> list[tuple[ToWorker, int | None]]:
         """Complete messages, each `Attach` with the descriptor that came with its first byte.
 
-        Waits at most `timeout_s` for bytes (None: until some come) and returns [] when no message is whole.
+        Waits at most `timeout_s` for bytes (None: until some come, or `wake_fd` is readable) and returns [] when no
+        message is whole.
         Raises: AgentGoneError at the end of the stream, WireError for anything but known frames.
         """
-        if timeout_s is not None and not select.select([self._socket], [], [], timeout_s)[0]:
-            return []
+        if timeout_s is not None or wake_fd is not None:
+            ours = self._socket.fileno()
+            watched = [ours] if wake_fd is None else [ours, wake_fd]
+            if ours not in select.select(watched, [], [], timeout_s)[0]:
+                return []
         messages = [decode_to_worker(body) for body in self._splitter.feed(self._read())]
         return [(message, self._descriptor_of(message)) for message in messages]
 

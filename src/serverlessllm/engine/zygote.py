@@ -151,6 +151,7 @@ class Zygote:
         self._selector.close()
         self._control.close()
         close_descriptors(keep=[listener.fileno()])
+        os.chdir(command.directory)  # what an engine leaves on disk lies there, and goes with the slot
         engine = self._factory(command.dtype, command.num_threads, command.device, command.arena_path)
         serve(listener, engine)
 
@@ -187,7 +188,7 @@ def _quiet_compute_threads() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Process entry point. `--control-fd` is an inherited SEQPACKET socket that speaks wire/zygote.py."""
     parser = argparse.ArgumentParser(prog="python -m serverlessllm.engine.zygote", description=__doc__)
-    parser.add_argument("--engine", required=True, help="kind of engine: torch, simulated")
+    parser.add_argument("--engine", required=True, help="kind of engine: torch, simulated, vllm")
     parser.add_argument("--control-fd", required=True, type=int, help="inherited socket to the agent")
     options = parser.parse_args(arguments)
     control = socket.socket(fileno=options.control_fd)

@@ -13,8 +13,9 @@ import os
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from serverlessllm.engine.process import describe_exit
@@ -52,7 +53,9 @@ def log_tail(path: Path) -> str:
         return ""
 
 
-async def _spawn(kind: EngineKind, log_path: Path) -> tuple[Process, socket.socket]:
+async def _spawn(
+    kind: EngineKind, log_path: Path, variables: Mapping[str, str]
+) -> tuple[Process, socket.socket]:
     """The process and our end of its control socket."""
     with contextlib.ExitStack() as cleanup:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -65,6 +68,7 @@ async def _spawn(kind: EngineKind, log_path: Path) -> tuple[Process, socket.sock
                 stdin=DEVNULL,
                 stdout=log,
                 stderr=log,
+                env={**os.environ, **variables},
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # a terminal's ^C reaches the agent alone, which stops us in order
             )
@@ -99,14 +103,20 @@ class ZygoteProcess:
 
     @classmethod
     async def start(
-        cls, kind: EngineKind, log_path: Path, on_exit: Callable[[Exited], None]
+        cls,
+        kind: EngineKind,
+        log_path: Path,
+        on_exit: Callable[[Exited], None],
+        variables: Mapping[str, str] = MappingProxyType({}),
     ) -> ZygoteProcess:
         """Start a zygote and wait until it imported its engine. `on_exit` is called for each reaped worker.
+
+        `variables` join the environment that its workers inherit.
 
         Raises: EngineError with the end of its log when it ends before that.
         """
         try:
-            process, control = await _spawn(kind, log_path)
+            process, control = await _spawn(kind, log_path, variables)
         except OSError as error:
             raise EngineError(f"cannot start the {kind} zygote: {error}", source="agent") from error
         zygote = cls(kind, process, control, log_path, on_exit)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How this node reads its disk: what is set, else what was measured, else what suits most disks. Pure."""
+"""How this node reads its disk and origins: what is set, else what was measured, else what suits most. Pure."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from serverlessllm.arena.mapping import PAGE_BYTES
-from serverlessllm.config import MIB, LoaderConfig
+from serverlessllm.config import MIB, LoaderConfig, SourcesConfig
 from serverlessllm.errors import ConfigError
 from serverlessllm.node_profile import IoProfile
+from serverlessllm.sources.download import DEFAULT_WORKERS
 
 DEFAULT_THREADS: Final = 4
 DEFAULT_READ_BYTES: Final = 8 * MIB
@@ -43,3 +44,8 @@ def choose_io(config: LoaderConfig, profile: IoProfile | None) -> IoSettings:
         direct_io="never" if config.direct_io == "auto" and is_buffered else config.direct_io,
         possible_bytes_per_s=profile.bytes_per_s if profile else 0.0,
     )
+
+
+def choose_connections(config: SourcesConfig, profile: IoProfile | None) -> int:
+    """How many connections fetch one file: what is set, else what `sllm tune io --url` found, else the usual."""
+    return config.connections or (profile.num_connections if profile else 0) or DEFAULT_WORKERS

@@ -185,6 +185,10 @@ class Loader:
         """What each disk and origin gave."""
         return self._meter.sources()
 
+    def possible_bytes_per_s(self, tier: Tier) -> float:
+        """The most that `tier` is known to give: measured by `sllm tune io`, or by the fastest load; 0: unknown."""
+        return self._parts.possible_bytes_per_s(tier)
+
     def tier(self, revision: str, on_disk: bool) -> Tier:
         """The fastest tier that has the revision whole; `on_disk` says whether its artifact is here."""
         if self._arena.get(revision) is not None:
@@ -248,6 +252,8 @@ class Loader:
         report = await task.run()
         if task.settlement is not None:
             self._settle_aside(task.settlement.run)
+        if report is not None:
+            _log.info("%s", report)
         return report
 
     async def _check(

@@ -57,7 +57,6 @@ class Outcome:
     def report(self, parts: LoaderParts, *, seconds: float, plan_ms: float) -> LoadReport:
         """Achieved against possible, and the medium that set the pace. Call after `observe`."""
         is_remote = self.tier == "remote"
-        known = parts.io.possible_bytes_per_s if not is_remote else 0.0
         shares = [SourceShare(DISK, "nvme", self.run.local_bytes, self.run.local_s), *self._remote_shares]
         return LoadReport(
             revision=self.revision,
@@ -65,7 +64,7 @@ class Outcome:
             nbytes=self.nbytes,
             seconds=seconds,
             gbps=self.nbytes / max(self.moved_s, 1e-9) / 1e9,
-            possible_gbps=max(known, parts.meter.best_bytes_per_s(self.tier), self._rate) / 1e9,
+            possible_gbps=max(parts.possible_bytes_per_s(self.tier), self._rate) / 1e9,
             limiting=self._limiting(parts.pool.num_threads),
             plan_ms=plan_ms,
             read_ms=0.0 if is_remote else self.moved_s * 1e3,

@@ -21,6 +21,7 @@ from serverlessllm.loader.plan import LoadableArtifact
 from serverlessllm.loader.transfer.fetch_shares import FetchShares
 from serverlessllm.loader.transfer.read_pool import ReadPool
 from serverlessllm.loader.transfer.threads import LoaderThreads
+from serverlessllm.types import Tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +58,8 @@ class LoaderParts:
             )
 
         return StagedCopy(self.nvme, artifact.revision, artifact.index, make_room)
+
+    def possible_bytes_per_s(self, tier: Tier) -> float:
+        """The most that `tier` is known to give, 0 when nothing is known."""
+        measured = self.io.possible_bytes_per_s if tier == "nvme" else 0.0
+        return max(measured, self.meter.best_bytes_per_s(tier))

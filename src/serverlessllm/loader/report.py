@@ -64,5 +64,12 @@ class LoadReport:
     verified_bytes: int = 0
     sources: tuple[SourceShare, ...] = ()
 
+    def __str__(self) -> str:
+        """One line for the log."""
+        return (
+            f"loaded {self.revision} from {self.tier}: {self.nbytes} bytes in {self.seconds:.3f} s, "
+            f"{self.gbps:.2f} of {self.possible_gbps:.2f} GB/s possible, limited by {self.limiting}"
+        )
+
 
 OnLoadProgress = Callable[[LoadProgress], None]

@@ -22,6 +22,8 @@ class Keys:
     PLACEMENTS: Final = f"{ROOT}placements/"
     TENANTS: Final = f"{ROOT}tenants/"
     API_KEYS: Final = f"{ROOT}keys/"
+    DRAINED: Final = f"{ROOT}drained/"
+    LEADER: Final = f"{ROOT}leader"
     SCHEDULER_WEIGHTS: Final = f"{ROOT}scheduler/weights"
 
     @staticmethod
@@ -38,6 +40,11 @@ class Keys:
     def agent(agent_id: str) -> str:
         """A node's daemon; leased."""
         return Keys.AGENTS + _segment(agent_id)
+
+    @staticmethod
+    def drained(agent_id: str) -> str:
+        """An agent that takes nothing new."""
+        return Keys.DRAINED + _segment(agent_id)
 
     @staticmethod
     def placements(model: str) -> str:

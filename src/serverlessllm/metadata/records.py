@@ -46,7 +46,8 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
 class PlacementRecord(msgspec.Struct, frozen=True, kw_only=True):
     """`placements/{model}/{replica}`: where a replica is, or who is bringing it up.
 
-    `attempt` fences: a writer that holds a lower one has been overtaken.
+    `attempt` fences: a writer that holds a lower one has been overtaken. `claimant` is the orchestrator that wakes
+    it; until the replica is ready the record lives under that orchestrator's lease.
     """
 
     model: str
@@ -57,6 +58,7 @@ class PlacementRecord(msgspec.Struct, frozen=True, kw_only=True):
     state: ReplicaState
     devices: tuple[str, ...] = ("cpu",)
     slot: str | None = None
+    claimant: str = ""
 
 
 class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +87,14 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int
 
 
-Record = ModelRecord | PlacementRecord | KeyRecord | AgentRecord
+class DrainRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`drained/{id}`: an operator wants this agent to take nothing new; it outlives the agent's restarts."""
+
+    id: str
+    since_s: float
+
+
+Record = ModelRecord | PlacementRecord | KeyRecord | AgentRecord | DrainRecord
 _Record = TypeVar("_Record", bound=Record)
 
 _encoder = msgspec.json.Encoder(order="deterministic")

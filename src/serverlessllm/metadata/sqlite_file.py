@@ -31,7 +31,7 @@ APPLICATION_ID: Final = 0x534C4C4D
 SCHEMA_VERSION: Final = 1
 BUSY_TIMEOUT_S: Final = 10.0
 _DAMAGE: Final = ("malformed", "not a database", "corrupt")
-_KEY_END: Final = "\U0010ffff"
+_LAST_CHARACTER: Final = "\U0010ffff"
 
 _SCHEMA: Final = """
 CREATE TABLE entry (
@@ -51,6 +51,15 @@ class ChangeBatch:
 
     changes: list[Change]
     scanned_revision: int
+
+
+def _end(prefix: str) -> bytes | str:
+    """What is greater than every key under the prefix, and than no other key beyond it."""
+    stem = prefix.rstrip(_LAST_CHARACTER)
+    if not stem:
+        return b""  # any blob is greater than any text
+    following = ord(stem[-1]) + 1
+    return stem[:-1] + chr(0xE000 if 0xD800 <= following < 0xE000 else following)
 
 
 class SqliteFile:
@@ -83,7 +92,7 @@ class SqliteFile:
         with self._transaction("DEFERRED"):
             rows = self._db.execute(
                 "SELECT key, value, revision FROM entry WHERE key >= ? AND key < ? ORDER BY key",
-                (prefix, prefix + _KEY_END),
+                (prefix, _end(prefix)),
             ).fetchall()
             return [Entry(*row) for row in rows], self._revision()
 
@@ -127,7 +136,7 @@ class SqliteFile:
             rows = self._db.execute(
                 "SELECT key, value, revision FROM change WHERE revision > ? AND key >= ? AND key < ?"
                 " ORDER BY revision LIMIT ?",
-                (after_revision, prefix, prefix + _KEY_END, limit),
+                (after_revision, prefix, _end(prefix), limit),
             ).fetchall()
         changes = [Change(*row) for row in rows]
         return ChangeBatch(changes, changes[-1].revision if len(changes) == limit else current)

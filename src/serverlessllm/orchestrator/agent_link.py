@@ -21,7 +21,7 @@ from serverlessllm.errors import SllmError
 from serverlessllm.orchestrator.agent_state import AgentState
 from serverlessllm.orchestrator.upstream import Upstream
 from serverlessllm.sdk.agent import SILENCE_S, AgentClient
-from serverlessllm.wire import WIRE_VERSION
+from serverlessllm.wire import WIRE_VERSION, is_compatible
 from serverlessllm.wire.events import AgentEvent, Snapshot
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,8 @@ class AgentLink:
         self.state = AgentState()
         self.is_alive = False
         self.lost = asyncio.Event()
+        self.is_drained = False
+        self.problem: str | None = None
         self.num_failures = 0
         self._clock = clock
         self._observer = observer
@@ -80,25 +82,21 @@ class AgentLink:
             except SllmError as error:
                 log.debug("agent %s: %s", self.address, error.message)
                 if backoff_s or self.silent_s >= SILENCE_S:
-                    self._give_up(error.message)
+                    self.give_up(error.message)
             except Exception:
                 log.exception("agent %s: an event was not understood", self.address)
-                self._give_up("its events are not understood")
+                self.give_up("its events are not understood")
             await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
             backoff_s = min(MAX_BACKOFF_S, max(FIRST_BACKOFF_S, 2 * backoff_s))
 
     def _take(self, seq: int, event: AgentEvent) -> None:
         if isinstance(event, Snapshot):
-            if event.status.wire_version != WIRE_VERSION:
-                log.error(
-                    "agent %s speaks wire version %d, we %d; upgrade the older one",
-                    self.address,
-                    event.status.wire_version,
-                    WIRE_VERSION,
-                )
+            if not is_compatible(event.status.wire_version):
+                self._refuse(event.status.wire_version)
                 return
+            self.problem = None
             if self._boot_id and event.status.boot_id != self._boot_id:
-                self._give_up("it restarted")
+                self.give_up("it restarted")
             self._boot_id = event.status.boot_id
         elif not self._boot_id:
             return
@@ -111,7 +109,12 @@ class AgentLink:
             log.info("agent %s (%s) is alive", self.agent_id, self.address)
         self._observer.agent_changed(self, event)
 
-    def _give_up(self, reason: str) -> None:
+    def _refuse(self, version: int) -> None:
+        self.problem = f"it speaks wire version {version}, we {WIRE_VERSION}; upgrade the older one"
+        log.error("agent %s: %s", self.address, self.problem)
+        self.give_up(self.problem)
+
+    def give_up(self, reason: str) -> None:
         """Dead until its next snapshot: nothing of what it had can be relied on."""
         self._seq = None
         if not self.is_alive:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from serverlessllm.clock import Clock
 from serverlessllm.errors import NotFoundError
@@ -17,18 +18,44 @@ class Agents:
     """One link per address, followed from `start` to `stop`."""
 
     def __init__(self, addresses: list[str], secret: str, clock: Clock, observer: AgentObserver) -> None:
-        self.links = [AgentLink(address, secret, clock, observer) for address in addresses]
-        self._tasks: list[asyncio.Task[None]] = []
+        self.links: list[AgentLink] = []
+        self._new_link = partial(AgentLink, secret=secret, clock=clock, observer=observer)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._is_started = False
+        for address in addresses:
+            self.add(address)
 
     async def start(self) -> None:
         """Begin to follow; does not wait for anyone to answer."""
-        self._tasks = [asyncio.create_task(link.run(), name=f"follow {link.address}") for link in self.links]
+        self._is_started = True
+        for link in self.links:
+            self._follow(link)
+
+    def add(self, address: str) -> None:
+        """Follow one more agent; from `start` on, if that is to come."""
+        link = self._new_link(address)
+        self.links.append(link)
+        if self._is_started:
+            self._follow(link)
+
+    async def remove(self, link: AgentLink) -> None:
+        """Follow it no longer: what runs there is lost to us."""
+        self.links.remove(link)
+        task = self._tasks.pop(link.address, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        link.give_up("it left the cluster")
+        await link.aclose()
+
+    def _follow(self, link: AgentLink) -> None:
+        self._tasks[link.address] = asyncio.create_task(link.run(), name=f"follow {link.address}")
 
     async def stop(self) -> None:
         """Stop following and close every connection."""
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         for link in self.links:
             await link.aclose()
 
@@ -81,4 +108,6 @@ def _view(link: AgentLink) -> AgentView:
         is_alive=link.is_alive,
         silent_s=round(link.silent_s, 3),
         status=link.state.status(),
+        is_drained=link.is_drained,
+        problem=link.problem,
     )

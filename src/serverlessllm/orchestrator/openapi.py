@@ -133,6 +133,15 @@ OPERATIONS: Final = (
         errors=(409, 503),
     ),
     Operation(
+        "post",
+        "/admin/agents/{id}/drain",
+        "Let a node take nothing new, or again",
+        "AgentView",
+        body="DrainAgent",
+        errors=(404, 503),
+        parameters=(_IN_ID,),
+    ),
+    Operation(
         "get",
         "/admin/requests",
         "Live and recent requests, the newest first",

@@ -91,6 +91,7 @@ STRUCTS: Final = (
     admin.RequestList,
     admin.RequestDetail,
     admin.CreateKey,
+    admin.DrainAgent,
     admin.KeyList,
     admin.KeyCreated,
 )

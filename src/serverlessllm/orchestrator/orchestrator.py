@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable
+
+from blake3 import blake3
 
 from serverlessllm.clock import Clock
 from serverlessllm.config import Config
 from serverlessllm.errors import ModelNotFoundError
-from serverlessllm.metadata.records import ModelRecord
+from serverlessllm.metadata.records import ModelRecord, PlacementRecord
 from serverlessllm.metadata.store import MetadataStore
 from serverlessllm.orchestrator.adapter_rules import check_removal
 from serverlessllm.orchestrator.admission import Admission
@@ -21,6 +24,7 @@ from serverlessllm.orchestrator.decisions import DecisionRing
 from serverlessllm.orchestrator.disks import Disks
 from serverlessllm.orchestrator.fetches import Fetches
 from serverlessllm.orchestrator.keyring import Keyring
+from serverlessllm.orchestrator.members import Members
 from serverlessllm.orchestrator.models import Models
 from serverlessllm.orchestrator.placements import Placements
 from serverlessllm.orchestrator.prefill_costs import PrefillCosts
@@ -32,6 +36,7 @@ from serverlessllm.orchestrator.request_metrics import RequestMetrics
 from serverlessllm.orchestrator.room import Room
 from serverlessllm.orchestrator.routing import Routing
 from serverlessllm.orchestrator.scaling.idle import IdleScaler
+from serverlessllm.orchestrator.tenure import Tenure
 from serverlessllm.orchestrator.unbind import Unbinder
 from serverlessllm.orchestrator.views import Views
 from serverlessllm.orchestrator.wake import Wakes
@@ -70,9 +75,13 @@ class Orchestrator:
         self.admission = Admission(self.config, self.keyring)
         self.agents = Agents(agents, secret, clock, self)
         self._table = ReplicaTable(clock)
-        self._placements = Placements(store)
+        self.members = Members(store, self.agents, self.changes, clock)
+        self._tenure = Tenure(store, _owner(config), clock)
+        self._placements = Placements(store, self._tenure, self._has_living_agent, clock)
         self._unbinder = Unbinder(self.agents, self._table, self._placements)
-        self._reconciler = Reconciler(self.models, self.agents, self._table, self._placements, self._unbinder)
+        self._reconciler = Reconciler(
+            self.models, self.agents, self._table, self._placements, self._unbinder, self.members.has
+        )
         self._ingest = IngestClient(ingest_url, secret)
         artifacts = config.data_path / "artifacts"
         self.registrations = Registrations(self.models, self._ingest, artifacts, self.changes)
@@ -92,7 +101,9 @@ class Orchestrator:
         )
         self.wakes = Wakes(waker, self.agents, self.metrics, self.config.max_held_requests)
         keep_alive_s = self.config.keep_alive_s
-        self._idle = IdleScaler(self.models, self._table, self._unbinder, clock, keep_alive_s)
+        self._idle = IdleScaler(
+            self.models, self._table, self._unbinder, clock, keep_alive_s, lambda: self._tenure.is_leader
+        )
         self.views = Views(self.models, self.agents, self.wakes, self.ring, decisions, clock, keep_alive_s)
         self.disks = Disks(self.models, self.agents, self._may_remove_artifacts)
         self.proxy = self._new_proxy(Routing(self._table, costs, decisions, clock), secret, clock)
@@ -121,7 +132,9 @@ class Orchestrator:
         await self.keyring.start()
         self.admission.check_start()
         self.registrations.resume()
+        await self._tenure.start()
         await self.agents.start()
+        await self.members.start()
         await self._reconciler.start()
         self._idle_task = asyncio.create_task(self._idle.run(), name="scale to zero")
 
@@ -135,6 +148,8 @@ class Orchestrator:
         await self.registrations.stop()
         await self._reconciler.stop()
         await self._placements.flush()
+        await self.members.stop()
+        await self._tenure.stop()
         await self.agents.stop()
         await self._ingest.aclose()
         await self.keyring.stop()
@@ -200,11 +215,20 @@ class Orchestrator:
         if self._remove_artifact is not None:
             self._remove_artifact(revision)
 
+    def _has_living_agent(self, record: PlacementRecord) -> bool:
+        return self.agents.by_id(record.node) is not None
+
     def _count_agents(self) -> None:
         views = self.agents.views()
         num_alive = sum(view.is_alive for view in views)
         self.metrics.agents.labels("true").set(num_alive)
         self.metrics.agents.labels("false").set(len(views) - num_alive)
+
+
+def _owner(config: Config) -> str:
+    """This orchestrator's name in claims: the same after a restart, one per host and data directory."""
+    place = f"{socket.gethostname()}:{config.data_path.absolute()}"
+    return f"orchestrator-{blake3(place.encode()).hexdigest()[:16]}"
 
 
 def _ignore(text: str, *, done_bytes: int = 0) -> None:

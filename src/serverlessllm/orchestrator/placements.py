@@ -9,28 +9,44 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Final
 
 import msgspec
 
-from serverlessllm.errors import ConflictError, SllmError
+from serverlessllm.clock import Clock, SystemClock
+from serverlessllm.errors import ConflictError, MetadataUnavailableError, SllmError
 from serverlessllm.metadata.keys import Keys
 from serverlessllm.metadata.records import PlacementRecord, decode, encode
-from serverlessllm.metadata.store import Entry, MetadataStore
+from serverlessllm.metadata.store import Entry, LeaseExpiredError, MetadataStore
+from serverlessllm.orchestrator.tenure import Tenure
 
 log = logging.getLogger(__name__)
 
 REPLICA: Final = "0"
 """One replica per model in this version; the key has room for more."""
 MAX_CLAIM_TRIES: Final = 8
+DOUBT_S: Final = 2.0
+"""How long a record of a ready replica is believed that the agent's event stream does not show."""
 
 
 class Placements:
     """Claims are compare-and-swaps; what follows a claim is written in the background."""
 
-    def __init__(self, store: MetadataStore) -> None:
+    def __init__(
+        self,
+        store: MetadataStore,
+        tenure: Tenure | None = None,
+        is_alive: Callable[[PlacementRecord], bool] = lambda record: False,
+        clock: Clock | None = None,
+    ) -> None:
+        """`is_alive(record)`: whether its agent is. Without `tenure` claims are not leased, and ours to take."""
         self._store = store
+        self._tenure = tenure
+        self._owner = "" if tenure is None else tenure.owner
+        self._is_alive = is_alive
+        self._clock = clock or SystemClock()
+        self._doubted: dict[tuple[str, int], float] = {}
         self._claimed: dict[str, int] = {}
         self._writes: set[asyncio.Task[None]] = set()
 
@@ -41,12 +57,15 @@ class Placements:
     async def claim(self, model: str, revision: str, agent_id: str) -> int:
         """Become the one that wakes the model; returns the attempt.
 
-        Raises: ConflictError when others were faster each time; MetadataUnavailableError.
+        Raises: ConflictError while another orchestrator wakes it, or has just done so; MetadataUnavailableError.
         """
         key = Keys.placement(model, REPLICA)
         for _ in range(MAX_CLAIM_TRIES):
             entries, store_revision = await self._store.range(Keys.placements(model))
-            known = next((entry.revision for entry in entries if entry.key == key), 0)
+            entry = next((entry for entry in entries if entry.key == key), None)
+            if entry is not None:
+                self._check_free(decode(PlacementRecord, entry))
+            known = 0 if entry is None else entry.revision
             record = PlacementRecord(
                 model=model,
                 replica=REPLICA,
@@ -54,11 +73,33 @@ class Placements:
                 revision=revision,
                 attempt=store_revision + 1,
                 state="loading",
+                claimant=self._owner,
             )
-            if await self._store.compare_and_swap(key, known, encode(record)) is not None:
+            lease = None if self._tenure is None else await self._tenure.lease()
+            try:
+                written = await self._store.compare_and_swap(key, known, encode(record), lease=lease)
+            except LeaseExpiredError as error:
+                raise MetadataUnavailableError(f"{error.message}; it is being taken anew") from error
+            if written is not None:
                 self._claimed[model] = record.attempt
                 return record.attempt
         raise ConflictError(f"others claim the placement of {model} all the time; try again")
+
+    def _check_free(self, record: PlacementRecord) -> None:
+        """Raises ConflictError when another orchestrator wakes the model, or it is awake and we do not see it yet."""
+        if record.claimant == self._owner or not self._is_alive(record):
+            return
+        if record.state == "loading":
+            raise ConflictError(f"{record.claimant} wakes {record.model} on {record.node}")
+        now_s = self._clock.monotonic_s()
+        key = (record.model, record.attempt)
+        if now_s - self._doubted.setdefault(key, now_s) < DOUBT_S:
+            raise ConflictError(f"{record.model} is ready on {record.node}, which will tell")
+        del self._doubted[key]
+
+    def is_others(self, record: PlacementRecord) -> bool:
+        """Whether another orchestrator brings it up now: its lease sees to the record."""
+        return record.state == "loading" and record.claimant != self._owner
 
     async def next_attempt(self, model: str) -> int:
         """An attempt newer than every claim on the model so far, without claiming."""

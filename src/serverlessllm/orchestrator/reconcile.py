@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Final
 
 from serverlessllm.errors import SllmError
@@ -31,13 +31,20 @@ class Reconciler:
     """`agent_joined` for every snapshot; `sweep` once, `GRACE_S` after the start."""
 
     def __init__(
-        self, models: Models, agents: Agents, table: ReplicaTable, placements: Placements, unbinder: Unbinder
+        self,
+        models: Models,
+        agents: Agents,
+        table: ReplicaTable,
+        placements: Placements,
+        unbinder: Unbinder,
+        is_member: Callable[[str], bool],
     ) -> None:
         self._models = models
         self._agents = agents
         self._table = table
         self._placements = placements
         self._unbinder = unbinder
+        self._is_member = is_member
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -60,7 +67,7 @@ class Reconciler:
         has = {(status.model, status.attempt) for status in link.state.replicas.values()}
         for record in records:
             is_known = (record.model, record.attempt) in has
-            if record.node == link.agent_id and not is_known:
+            if record.node == link.agent_id and not is_known and not self._placements.is_others(record):
                 await self._delete(record.model, record.attempt)
         recorded = {record.model for record in records}
         for replica in self._table.all():
@@ -73,9 +80,9 @@ class Reconciler:
                 await self._placements.adopt(replica.model, replica.revision, link.agent_id, replica.attempt)
 
     async def sweep(self) -> None:
-        """Delete the records of agents that are not alive."""
+        """Delete the records of agents that are not alive, and no members either."""
         for record in await self._placements.all():
-            if self._agents.by_id(record.node) is None:
+            if self._agents.by_id(record.node) is None and not self._is_member(record.node):
                 await self._delete(record.model, record.attempt)
 
     async def _delete(self, model: str, attempt: int) -> None:

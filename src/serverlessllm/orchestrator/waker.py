@@ -283,7 +283,7 @@ def _facts(link: AgentLink, need: Need, num_prompt_tokens: int, cost: PrefillCos
         agent_id=link.agent_id,
         device_set=CPU_DEVICE_SET,
         is_alive=link.is_alive,
-        is_drained=False,
+        is_drained=link.is_drained,
         engines=frozenset(base.engines if base is not None else ()),
         budget_bytes=base.arena_budget_bytes if base is not None else 0,
         bytes_missing=0 if is_in_memory else need.nbytes,

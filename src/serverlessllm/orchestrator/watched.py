@@ -14,7 +14,7 @@ from contextlib import aclosing, suppress
 from typing import Final, Generic, TypeVar
 
 from serverlessllm.errors import ConflictError, MetadataUnavailableError
-from serverlessllm.metadata.records import KeyRecord, ModelRecord, decode, encode
+from serverlessllm.metadata.records import AgentRecord, DrainRecord, KeyRecord, ModelRecord, decode, encode
 from serverlessllm.metadata.store import (
     Change,
     CompactedError,
@@ -27,7 +27,7 @@ from serverlessllm.orchestrator.changes import Changes
 log = logging.getLogger(__name__)
 
 RETRY_S: Final = 1.0
-R = TypeVar("R", ModelRecord, KeyRecord)
+R = TypeVar("R", ModelRecord, KeyRecord, AgentRecord, DrainRecord)
 
 
 class Watched(Generic[R]):
@@ -98,11 +98,11 @@ class Watched(Generic[R]):
                 return  # the store was closed
             except CompactedError:
                 log.info("metadata under %s was compacted; reading it again", self._prefix)
+                with suppress(MetadataUnavailableError):
+                    revision = await self._read_all()
             except MetadataUnavailableError as error:
                 log.warning("metadata: %s; going on with the last view", error.message)
                 await asyncio.sleep(RETRY_S)
-            with suppress(MetadataUnavailableError):
-                revision = await self._read_all()
 
     def _apply(self, change: Change) -> None:
         if change.revision <= self._revisions.get(change.key, 0):

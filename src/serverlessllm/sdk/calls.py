@@ -14,8 +14,10 @@ from serverlessllm.types import EngineKind, Role
 from serverlessllm.wire.admin import (
     AddModel,
     AgentList,
+    AgentView,
     CreateKey,
     Deleted,
+    DrainAgent,
     KeyCreated,
     KeyList,
     ModelList,
@@ -73,6 +75,10 @@ def view_disks() -> Call[DiskView]:
 
 def clean_disks(wish: CleanDisk) -> Call[CleanedView]:
     return Call("POST", "/admin/disk/clean", CleanedView, wish)
+
+
+def drain_agent(agent_id: str, drained: bool) -> Call[AgentView]:
+    return Call("POST", f"/admin/agents/{segment(agent_id)}/drain", AgentView, DrainAgent(drained))
 
 
 def list_requests(limit: int) -> Call[RequestList]:

@@ -37,7 +37,7 @@ class LocalServer:
         log_path: Path | None = None,
         command: str = "serve",
     ) -> None:
-        """`command`: `serve`, or `ingest` for the ingest service alone."""
+        """`command`: `serve`, or one part alone: `orchestrator`, `agent`, `ingest`."""
         self.data_dir = data_dir
         self.log_path = log_path or data_dir / "logs" / f"{command}.log"
         self._command = command

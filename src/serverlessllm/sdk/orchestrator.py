@@ -144,6 +144,10 @@ class Client:
         """Remove what nobody needs. Raises ConflictError while a model is fetched whose artifact might be meant."""
         return self._send(calls.clean_disks(wish), DELETE_TIMEOUT)
 
+    def drain_agent(self, agent_id: str, *, drained: bool = True) -> AgentView:
+        """Let an agent take nothing new, or (False) again. Raises NotFoundError."""
+        return self._send(calls.drain_agent(agent_id, drained))
+
     def requests(self, limit: int = 50) -> list[RequestView]:
         """Live and recent requests, the newest first."""
         return self._send(calls.list_requests(limit)).requests
@@ -273,6 +277,9 @@ class AsyncClient:
 
     async def clean_disks(self, wish: CleanDisk) -> CleanedView:
         return await self._send(calls.clean_disks(wish), DELETE_TIMEOUT)
+
+    async def drain_agent(self, agent_id: str, *, drained: bool = True) -> AgentView:
+        return await self._send(calls.drain_agent(agent_id, drained))
 
     async def requests(self, limit: int = 50) -> list[RequestView]:
         return (await self._send(calls.list_requests(limit))).requests

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from serverlessllm.config import SourcesConfig
+from serverlessllm.sources.download import DEFAULT_WORKERS
 from serverlessllm.sources.http_connection import HttpAccess, trusted_certificates
 from serverlessllm.sources.url_policy import UrlPolicy
 
@@ -25,7 +26,7 @@ class Access:
     http: HttpAccess
     environment: Mapping[str, str] = field(default_factory=dict)
     ca_file: Path | None = None
-    num_workers: int = 8
+    num_workers: int = DEFAULT_WORKERS
 
     @classmethod
     def from_config(
@@ -40,7 +41,7 @@ class Access:
             connect_timeout_s=config.connect_timeout_s,
             stall_timeout_s=config.stall_timeout_s,
         )
-        return cls(http, environment, ca_file, config.connections)
+        return cls(http, environment, ca_file, config.connections or DEFAULT_WORKERS)
 
     def trusting(self, url: str) -> HttpAccess:
         """For an endpoint that the operator named: it may be private. Raises: InvalidRequestError."""

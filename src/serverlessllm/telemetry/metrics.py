@@ -115,6 +115,17 @@ class AgentMetrics:
             buckets=SECONDS,
             registry=registry,
         )
+        self._declare_media(registry)
+        self.slots = Gauge("sllm_slots", "Slots by engine and state.", ["engine", "state"], registry=registry)
+        self.worker_deaths = Counter(
+            "sllm_worker_deaths", "Engine workers that ended unasked.", ["engine"], registry=registry
+        )
+        self.generated_tokens = Counter(
+            "sllm_engine_tokens", "Token ids that engines sampled.", ["model"], registry=registry
+        )
+
+    def _declare_media(self, registry: CollectorRegistry) -> None:
+        """What is read and how fast, and what memory holds."""
         self.read_bytes = Counter(
             "sllm_read_bytes", "Bytes read, by source tier.", ["tier"], registry=registry
         )
@@ -130,21 +141,20 @@ class AgentMetrics:
             ["tier", "source"],
             registry=registry,
         )
+        self.bandwidth_possible = Gauge(
+            "sllm_bandwidth_possible_bytes_per_second",
+            "The most that a tier is known to give: by `sllm tune io`, or the fastest load.",
+            ["tier"],
+            registry=registry,
+        )
         self.arena_bytes = Gauge(
             "sllm_arena_bytes",
             "DRAM tier: budget, used, and touched (free, with pages ready for a load).",
             ["kind"],
             registry=registry,
         )
-        self.slots = Gauge("sllm_slots", "Slots by engine and state.", ["engine", "state"], registry=registry)
         self.evictions = Counter(
             "sllm_evictions", "Revisions removed from the arena to make room.", registry=registry
-        )
-        self.worker_deaths = Counter(
-            "sllm_worker_deaths", "Engine workers that ended unasked.", ["engine"], registry=registry
-        )
-        self.generated_tokens = Counter(
-            "sllm_engine_tokens", "Token ids that engines sampled.", ["model"], registry=registry
         )
 
     def render(self) -> bytes:

@@ -204,15 +204,6 @@ class TextModel:
             return self.encode(text)
         return await asyncio.to_thread(self.encode, text)
 
-    async def encode_chat_off_loop(
-        self,
-        messages: Sequence[Mapping[str, object]],
-        tools: Sequence[Mapping[str, object]] | None = None,
-        add_generation_prompt: bool = True,
-    ) -> list[int]:
-        """`encode_chat` in a thread: a template may take long whatever the size of its messages."""
-        return await asyncio.to_thread(self.encode_chat, messages, tools, add_generation_prompt)
-
     def detokenizer(self, prompt_ids: Sequence[int] = ()) -> Detokenizer:
         """A fresh detokenizer for one choice that continues `prompt_ids`."""
         return Detokenizer(self._parsed.vocabulary, prompt_ids)

@@ -8,3 +8,8 @@ from typing import Final
 
 WIRE_VERSION: Final = 1
 """Raised when a message changes incompatibly; an agent reports its own in `/status` and `/events`."""
+
+
+def is_compatible(version: int) -> bool:
+    """Whether we understand a process of that version: neighbours do, so that a cluster is upgraded one by one."""
+    return abs(version - WIRE_VERSION) <= 1

@@ -156,12 +156,23 @@ class Deleted(msgspec.Struct, frozen=True):
 
 
 class AgentView(msgspec.Struct, frozen=True):
-    """One agent that we follow. `silent_s` since its last event; `status` is None until the first one."""
+    """One agent that we follow. `silent_s` since its last event; `status` is None until the first one.
+
+    A drained agent takes nothing new. `problem` says why an agent that answers is not used.
+    """
 
     address: str
     is_alive: bool
     silent_s: float
     status: AgentStatus | None
+    is_drained: bool = False
+    problem: str | None = None
+
+
+class DrainAgent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /admin/agents/{id}/drain`: take nothing new, or (false) again."""
+
+    drained: bool
 
 
 class AgentList(msgspec.Struct, frozen=True):
@@ -259,6 +270,14 @@ class CreateKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     role: Role = "infer"
     tenant: str = DEFAULT_TENANT
+
+
+def parse_drain_agent(body: bytes) -> DrainAgent:
+    """Raises InvalidRequestError naming the field."""
+    try:
+        return msgspec.json.decode(body, type=DrainAgent)
+    except msgspec.MsgspecError as error:
+        raise field_error(error) from error
 
 
 def parse_create_key(body: bytes) -> CreateKey:

@@ -115,13 +115,17 @@ class RegionStatus(msgspec.Struct, frozen=True):
 
 
 class BandwidthStatus(msgspec.Struct, frozen=True):
-    """Observed bandwidth: EWMA mean and variance, of a tier as a whole, or of one `source` in it (disk, origin)."""
+    """Observed bandwidth: EWMA mean and variance, of a tier as a whole, or of one `source` in it (disk, origin).
+
+    `possible_bytes_per_s`: the most that a tier is known to give, by `sllm tune io` or the fastest load; 0: unknown.
+    """
 
     tier: Tier
     mean_bytes_per_s: float
     variance: float
     num_samples: int
     source: str = ""
+    possible_bytes_per_s: float = 0.0
 
 
 class PrefaultStatus(msgspec.Struct, frozen=True):

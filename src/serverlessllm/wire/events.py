@@ -17,6 +17,7 @@ from serverlessllm.wire.agent import (
     AgentStatus,
     BandwidthStatus,
     LoadProgressStatus,
+    LoadResult,
     RegionStatus,
     ReplicaStatus,
 )
@@ -59,11 +60,12 @@ class LoadProgressed(msgspec.Struct, frozen=True, tag="load"):
 
 
 class LoadEnded(msgspec.Struct, frozen=True, tag="load_ended"):
-    """A load is over; `error` is None when it succeeded."""
+    """A load is over; `error` is None when it succeeded, and `result` tells how fast it was and what limited it."""
 
     model: str
     revision: str
     error: str | None
+    result: LoadResult | None = None
 
 
 class BandwidthChanged(msgspec.Struct, frozen=True, tag="bandwidth"):

@@ -200,9 +200,10 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
-    """One sampled id. A stop id is sent too, with `finish`. Timings and `cached_tokens` (of the prompt: not computed
-    again) are set on the first event only, `logprobs` only when asked for. `stall_ms`: what of the time between
-    admission and the first id went by waiting for weights; `prefill_ms` is the rest of it."""
+    """One sampled id. A stop id is sent too, with `finish`. Timings are set on the first event only,
+    `cached_tokens` (of the prompt: not computed again) there or on the last, `logprobs` only when asked for.
+    `stall_ms`: what of the time between admission and the first id went by waiting for weights; `prefill_ms` is the
+    rest of it."""
 
     request_id: str
     token_id: int

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serverlessllm.arena.mapping import HUGE_PAGE_BYTES, coalesce, map_extents, populate
+from serverlessllm.arena.mapping import HUGE_PAGE_BYTES, coalesce, map_extents, populate, touch_view
 
 PAGE = 4096
 
@@ -79,3 +79,21 @@ def test_extents_off_the_grid_are_refused(paged_fd: int, extents: list[tuple[int
 
 def test_coalesce_merges_only_neighbours_in_order() -> None:
     assert coalesce([(0, 2), (2, 3), (9, 1), (5, 4)]) == [(0, 5), (9, 1), (5, 4)]
+
+
+def test_touched_view_has_its_pages_and_its_bytes() -> None:
+    fd = os.memfd_create("fresh")
+    os.ftruncate(fd, 4 * PAGE)
+    os.pwrite(fd, b"kept", PAGE)
+    mapping = map_extents(fd, [(0, 4 * PAGE)], writable=True)
+    with mapping.view[PAGE : 3 * PAGE] as part:
+        touch_view(part)
+    assert os.fstat(fd).st_blocks * 512 == 2 * PAGE
+    assert os.pread(fd, 4, PAGE) == b"kept"
+    os.close(fd)
+
+
+def test_view_that_cannot_be_touched_is_left_alone() -> None:
+    memory = bytearray(b"x" * 100)
+    touch_view(memoryview(memory)[1:])
+    assert memory == b"x" * 100

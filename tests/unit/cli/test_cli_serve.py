@@ -80,4 +80,5 @@ def test_help_lists_the_flags_by_section() -> None:
         "Engine:",
         "Ingest:",
         "Sources:",
+        "Metadata:",
     ]

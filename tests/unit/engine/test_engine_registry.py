@@ -19,5 +19,5 @@ def test_simulated_engine_has_no_dtype_to_choose() -> None:
 
 
 def test_unknown_kind_is_refused_listing_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="torch, simulated"):
+    with pytest.raises(ConfigError, match="torch, simulated, vllm"):
         engine_kind("vllm-9")

@@ -98,8 +98,8 @@ def test_lone_surrogate_is_refused_naming_the_field() -> None:
 async def test_long_and_short_prompts_encode_alike_off_the_loop() -> None:
     model = TextModel.load(MemorySource())
     for text in ("short", "The capital of France. " * 1000):
-        assert await model.encode_off_loop(text) == model.encode(text)
-    assert await model.encode_chat_off_loop(USER) == model.encode_chat(USER)
+        assert (await model.align_off_loop(text)).ids == model.encode(text)
+    assert (await model.align_chat_off_loop(USER)).ids == model.encode_chat(USER)
 
 
 async def test_concurrent_calls_parse_once() -> None:

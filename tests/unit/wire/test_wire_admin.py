@@ -33,7 +33,7 @@ def test_model_takes_its_defaults() -> None:
         ({"source": ""}, "source"),
         ({"source": "/a\0b"}, "source"),
         ({"source": "/" + "x" * 4096}, "source"),
-        ({"engine": "vllm"}, "engine"),
+        ({"engine": "tensorrt"}, "engine"),
         ({"dtype": "int8"}, "dtype"),
         ({"keep_alive_s": -0.1}, "keep_alive_s"),
         ({"options": {str(n): 1.0 for n in range(65)}}, "options"),

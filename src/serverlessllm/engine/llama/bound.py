@@ -13,7 +13,7 @@ import torch
 
 from serverlessllm.clock import Clock
 from serverlessllm.engine.base import EngineLimits, Weights
-from serverlessllm.engine.host_arena import HostArena, HostRegion
+from serverlessllm.engine.host_arena import HostArena, HostBytes, HostRegion
 from serverlessllm.engine.llama.block_chain import BLOCK_TOKENS, num_blocks_for
 from serverlessllm.engine.llama.block_pool import BlockPool
 from serverlessllm.engine.llama.block_store import BlockStore, block_bytes, default_bytes
@@ -108,7 +108,10 @@ class Bound:
             llama_weights = read_weights(self.config, tensors)
             self.copied_bytes = tensors.copied_bytes
             return llama_weights
-        source = HostRegion(weights.region) if place.arena is None else place.arena.region(weights.extents)
+        if place.arena is None or weights.file is None:
+            source: HostBytes = HostRegion(weights.region)
+        else:
+            source = place.arena.region(weights.file.extents)
         self._arriving = DeviceWeights(self.config, source, weights.layout, place.dtype, place.device)
         self.copied_bytes = self._arriving.copied_bytes
         return self._arriving.weights

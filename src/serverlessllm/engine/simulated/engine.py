@@ -134,6 +134,11 @@ class SimulatedEngine:
         has_weights = len(self._arrivals_s) == self._num_shards
         return has_weights and not self._is_quiet and bool(self._running or self._queued)
 
+    @property
+    def can_stream(self) -> bool:
+        """See `StreamingEngine`."""
+        return True
+
     def shards_arrived(self, num_shards: int) -> None:
         """The first `num_shards` are there from now on."""
         now_s = self._clock.monotonic_s()

@@ -29,7 +29,8 @@ function bandwidth(status) {
   return seen.map((band) => {
     const deviation = Math.sqrt(band.variance);
     const spread = band.num_samples > 1 ? ` ± ${rate(deviation)}` : "";
-    return `${band.tier} ${rate(band.mean_bytes_per_s)}${spread}`;
+    const possible = band.possible_bytes_per_s ? ` of ${rate(band.possible_bytes_per_s)} possible` : "";
+    return `${band.tier} ${rate(band.mean_bytes_per_s)}${spread}${possible}`;
   }).join(", ") || "nothing loaded yet";
 }
 

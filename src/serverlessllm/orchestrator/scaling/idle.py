@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scale to zero: a replica that nobody called for its model's keep-alive is unbound; its bytes stay in memory.
 
+Of several orchestrators the leader does it. What a drained agent has is idle as soon as nothing runs.
 idle = now − the end of the last request seen by us, or reported by the agent, whichever is later.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from serverlessllm.clock import Clock
@@ -31,12 +33,14 @@ class IdleScaler:
         unbinder: Unbinder,
         clock: Clock,
         default_keep_alive_s: float,
+        is_leader: Callable[[], bool] = lambda: True,
     ) -> None:
         self._models = models
         self._table = table
         self._unbinder = unbinder
         self._clock = clock
         self._default_keep_alive_s = default_keep_alive_s
+        self._is_leader = is_leader
 
     async def run(self) -> None:
         """Look now and then, more often the sooner something may expire."""
@@ -49,6 +53,8 @@ class IdleScaler:
             await asyncio.sleep(pause_s)
 
     async def _look_at_all(self) -> float:
+        if not self._is_leader():
+            return MAX_LOOK_S
         left_s = [await self._look(replica) for replica in self._table.all()]
         return min(MAX_LOOK_S, max(MIN_LOOK_S, min(left_s, default=MAX_LOOK_S)))
 
@@ -69,4 +75,6 @@ class IdleScaler:
             keep_alive_s = record.keep_alive_s
         if replica.num_inflight or replica.num_remote:
             return max(keep_alive_s, MIN_LOOK_S)
+        if replica.link.is_drained:
+            return 0.0
         return keep_alive_s - (self._clock.monotonic_s() - replica.used_s)
