@@ -62,6 +62,9 @@ class OrchestratorConfig:
     max_held_requests: int = setting(
         1024, "Requests that may wait per model; more get 429 with Retry-After.", low=1
     )
+    max_held_total: int = setting(
+        8192, "Requests that may wait for models to wake in all; more get 429 with Retry-After.", low=1
+    )
     max_body_bytes: int = setting(8 * MIB, "Largest request body.", low=1024)
     max_retries: int = setting(3, "Silent retries of a request before its first byte.", low=0, high=16)
     ingest_url: str = setting(

@@ -21,6 +21,7 @@
     │   ├── NoAgentError             503  no agent joined within the hold deadline
     │   ├── ShuttingDownError        503
     │   ├── HoldDeadlineError        504  the model did not wake within the hold deadline
+    │   │   └── RequestDeadlineError 504  the caller's own deadline passed
     │   ├── ReplicaGoneError         409  (agent → orchestrator) unbound meanwhile: place again
     │   ├── StaleAttemptError        409  (agent → orchestrator) a newer attempt owns the replica
     │   ├── EngineError              500  an engine reported a failure of its own
@@ -233,6 +234,12 @@ class HoldDeadlineError(ServiceError):
 
     code = "hold_deadline_exceeded"
     http_status = 504
+
+
+class RequestDeadlineError(HoldDeadlineError):
+    """The deadline that the caller set with `x-request-timeout` or `x-ttft-timeout` passed; `param` says which."""
+
+    code = "request_deadline_exceeded"
 
 
 class ReplicaGoneError(ServiceError):

@@ -19,6 +19,7 @@ from typing import Final, Protocol
 from serverlessllm.clock import Clock
 from serverlessllm.errors import SllmError
 from serverlessllm.orchestrator.agent_state import AgentState
+from serverlessllm.orchestrator.breaker import Breaker
 from serverlessllm.orchestrator.upstream import Upstream
 from serverlessllm.sdk.agent import SILENCE_S, AgentClient
 from serverlessllm.wire import WIRE_VERSION, is_compatible
@@ -53,6 +54,7 @@ class AgentLink:
         self.is_drained = False
         self.problem: str | None = None
         self.num_failures = 0
+        self.breaker = Breaker(clock)
         self._clock = clock
         self._observer = observer
         self._heard_s = clock.monotonic_s()
@@ -97,6 +99,7 @@ class AgentLink:
             self.problem = None
             if self._boot_id and event.status.boot_id != self._boot_id:
                 self.give_up("it restarted")
+                self.breaker.reset()
             self._boot_id = event.status.boot_id
         elif not self._boot_id:
             return

@@ -110,4 +110,5 @@ def _view(link: AgentLink) -> AgentView:
         status=link.state.status(),
         is_drained=link.is_drained,
         problem=link.problem,
+        breaker=link.breaker.state,
     )

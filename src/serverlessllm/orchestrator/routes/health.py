@@ -38,7 +38,7 @@ async def readyz(request: web.Request) -> web.Response:
 async def metrics(request: web.Request) -> web.Response:
     """`GET /metrics`: Prometheus' text format."""
     return web.Response(
-        body=request.app[ORCHESTRATOR].metrics.render(), headers={"Content-Type": CONTENT_TYPE}
+        body=request.app[ORCHESTRATOR].render_metrics(), headers={"Content-Type": CONTENT_TYPE}
     )
 
 
