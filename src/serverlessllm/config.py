@@ -243,6 +243,21 @@ class MetadataConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """TLS of all listeners (front, agent, ingest) and of our clients."""
+
+    cert: str = setting(
+        "", "PEM file of our certificate and its chain; set: every listener speaks TLS alone."
+    )
+    key: str = setting("", "PEM file of its key, unless it is in `cert`.")
+    ca: str = setting(
+        "",
+        "PEM file of the authority of all our processes. Set: their certificates are checked against it instead of "
+        "the system's, and agents and ingest services ask for one of whoever calls.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All sections; a process reads those that it runs."""
 
@@ -258,6 +273,7 @@ class Config:
     ingest: IngestConfig = field(default_factory=IngestConfig)
     sources: SourcesConfig = field(default_factory=SourcesConfig)
     metadata: MetadataConfig = field(default_factory=MetadataConfig)
+    tls: TlsConfig = field(default_factory=TlsConfig)
 
     @property
     def data_path(self) -> Path:
@@ -379,6 +395,7 @@ RESERVED_ENV: Final = (
     "SLLM_CONFIG",
     "SLLM_API_KEY",
     "SLLM_URL",
+    "SLLM_CA",
     "SLLM_SECRET",
     "SLLM_METADATA_USER",
     "SLLM_METADATA_PASSWORD",

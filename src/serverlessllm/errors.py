@@ -26,6 +26,7 @@
     │   ├── StaleAttemptError        409  (agent → orchestrator) a newer attempt owns the replica
     │   ├── EngineError              500  an engine reported a failure of its own
     │   ├── UnreachableError         503  (in a client) no server answers at the address
+    │   │   └── CertificateError     503  (in a client) TLS failed: a certificate is wrong, and says which
     │   └── MetadataUnavailableError 503  the metadata store cannot be reached
     ├── CheckpointError              400  a checkpoint is not what it claims; `param` names where
     │   ├── CheckpointFormatError         structure: magic, version, overlap, names, sizes, …
@@ -227,6 +228,12 @@ class UnreachableError(ServiceError):
 
     code = "unreachable"
     http_status = 503
+
+
+class CertificateError(UnreachableError):
+    """In a client of ours: TLS failed. The message says whose certificate is wrong and what to do."""
+
+    code = "certificate_error"
 
 
 class HoldDeadlineError(ServiceError):

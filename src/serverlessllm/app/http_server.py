@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -45,8 +46,10 @@ def listen(host: str, port: int, *, key: str) -> socket.socket:
     return sock
 
 
-async def start_http(app: web.Application, sock: socket.socket) -> HttpServer:
-    """Serve `app` on a bound socket. A client that leaves cancels its handler."""
+async def start_http(
+    app: web.Application, sock: socket.socket, tls: ssl.SSLContext | None = None
+) -> HttpServer:
+    """Serve `app` on a bound socket, over TLS if `tls` is given. A client that leaves cancels its handler."""
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -56,7 +59,8 @@ async def start_http(app: web.Application, sock: socket.socket) -> HttpServer:
         max_field_size=MAX_HEADER_BYTES,
     )
     await runner.setup()
-    await web.SockSite(runner, sock, backlog=BACKLOG).start()
+    await web.SockSite(runner, sock, backlog=BACKLOG, ssl_context=tls).start()
     host, port = sock.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    return HttpServer(url=f"http://{shown}:{port}", port=port, runner=runner)
+    scheme = "http" if tls is None else "https"
+    return HttpServer(url=f"{scheme}://{shown}:{port}", port=port, runner=runner)

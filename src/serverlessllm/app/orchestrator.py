@@ -16,25 +16,34 @@ from serverlessllm.ingest.workplace import Workplace
 from serverlessllm.metadata.open import open_store
 from serverlessllm.orchestrator.api import create_app
 from serverlessllm.orchestrator.orchestrator import Orchestrator
+from serverlessllm.sdk.tls import ClientTls, server_context
 
 
 async def start(config: Config, data_dir: DataDir, stack: AsyncExitStack) -> str:
     """Open the store, an ingest service of our own unless another is named, the front. Returns its URL."""
     secret = data_dir.secret()
+    tls = server_context(config.tls, is_internal=False)
     front_socket = listen(config.orchestrator.host, config.orchestrator.port, key="orchestrator.port")
     stack.callback(front_socket.close)
     store = await open_store(config.metadata, data_dir.path)
     stack.push_async_callback(store.close)
-    ingest_url = config.orchestrator.ingest_url
+    ingest_url, own = config.orchestrator.ingest_url, tuple[str, ...]()
     if not ingest_url:
         ingest_socket = listen(config.ingest.host, config.ingest.port, key="ingest.port")
-        ingest = await start_http(create_ingest_app(Workplace(config), Gate(secret)), ingest_socket)
+        ingest = await start_http(
+            create_ingest_app(Workplace(config), Gate(secret)),
+            ingest_socket,
+            server_context(config.tls, is_internal=True),
+        )
         stack.push_async_callback(ingest.stop)
         ingest_url = ingest.url
-    orchestrator = Orchestrator(config, store, secret, [], ingest_url, SystemClock())
+        own = (ingest_url,)
+    orchestrator = Orchestrator(
+        config, store, secret, [], ingest_url, SystemClock(), tls=ClientTls(config.tls, own=own)
+    )
     await orchestrator.start()
     stack.push_async_callback(orchestrator.stop)
-    front = await start_http(create_app(orchestrator), front_socket)
+    front = await start_http(create_app(orchestrator), front_socket, tls)
     stack.push_async_callback(front.stop)
     return front.url
 

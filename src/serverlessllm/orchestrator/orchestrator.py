@@ -44,6 +44,7 @@ from serverlessllm.orchestrator.views import Views
 from serverlessllm.orchestrator.wake import Wakes
 from serverlessllm.orchestrator.waker import Waker, Woken
 from serverlessllm.sdk.ingest import IngestClient
+from serverlessllm.sdk.tls import ClientTls
 from serverlessllm.telemetry.metrics import OrchestratorMetrics
 from serverlessllm.telemetry.timeline import TimelineRing
 from serverlessllm.wire.events import AgentEvent, Heartbeat, KvChanged, ReplicaChanged, Snapshot
@@ -64,7 +65,9 @@ class Orchestrator:
         clock: Clock,
         *,
         remove_artifact: Callable[[str], None] | None = None,
+        tls: ClientTls | None = None,
     ) -> None:
+        tls = tls or ClientTls(config.tls)
         self.config = config.orchestrator
         self._remove_artifact = remove_artifact
         self.changes = Changes()
@@ -75,7 +78,7 @@ class Orchestrator:
         self.models = Models(store, self.changes, clock)
         self.keyring = Keyring(store, self.changes, clock)
         self.admission = Admission(self.config, self.keyring)
-        self.agents = Agents(agents, secret, clock, self)
+        self.agents = Agents(agents, secret, clock, self, tls)
         self._table = ReplicaTable(clock)
         self._breakers = Breakers(self.agents, self.metrics)
         self.members = Members(store, self.agents, self.changes, clock)
@@ -85,7 +88,7 @@ class Orchestrator:
         self._reconciler = Reconciler(
             self.models, self.agents, self._table, self._placements, self._unbinder, self.members.has
         )
-        self._ingest = IngestClient(ingest_url, secret)
+        self._ingest = IngestClient(ingest_url, secret, tls)
         artifacts = config.data_path / "artifacts"
         self.registrations = Registrations(self.models, self._ingest, artifacts, self.changes)
         self.fetches = Fetches(self.models, self._ingest, artifacts, self.changes)
