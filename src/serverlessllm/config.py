@@ -67,6 +67,12 @@ class OrchestratorConfig:
     )
     max_body_bytes: int = setting(8 * MIB, "Largest request body.", low=1024)
     max_retries: int = setting(3, "Silent retries of a request before its first byte.", low=0, high=16)
+    num_workers: int = setting(
+        1,
+        "Processes that serve the port together, where one core is not enough (`sllm orchestrator` alone).",
+        low=1,
+        high=64,
+    )
     ingest_url: str = setting(
         "", "URL of the ingest service; empty: `sllm orchestrator` runs one of its own."
     )

@@ -16,6 +16,7 @@ from serverlessllm.app.data_dir import DataDir
 from serverlessllm.app.http_server import listen, start_http
 from serverlessllm.clock import SystemClock
 from serverlessllm.config import Config
+from serverlessllm.errors import ConfigError
 from serverlessllm.ingest.gate import Gate
 from serverlessllm.ingest.service import create_app as create_ingest_app
 from serverlessllm.ingest.workplace import Workplace
@@ -27,6 +28,11 @@ from serverlessllm.sdk.tls import ClientTls, server_context
 
 async def start(config: Config, data_dir: DataDir, stack: AsyncExitStack) -> str:
     """Start ingest, agent and orchestrator; `stack` stops them in the reverse order. Returns the front's URL."""
+    if config.orchestrator.num_workers > 1:
+        raise ConfigError(
+            "orchestrator.num_workers: `sllm serve` is one process; run `sllm orchestrator` and `sllm agent`",
+            param="orchestrator.num_workers",
+        )
     secret = data_dir.secret()
     clock = SystemClock()
     tls = server_context(config.tls, is_internal=False)

@@ -38,6 +38,7 @@ from serverlessllm.orchestrator.request_metrics import RequestMetrics
 from serverlessllm.orchestrator.room import Room
 from serverlessllm.orchestrator.routing import Routing
 from serverlessllm.orchestrator.scaling.idle import IdleScaler
+from serverlessllm.orchestrator.siblings import Siblings
 from serverlessllm.orchestrator.tenure import Tenure
 from serverlessllm.orchestrator.unbind import Unbinder
 from serverlessllm.orchestrator.views import Views
@@ -66,9 +67,11 @@ class Orchestrator:
         *,
         remove_artifact: Callable[[str], None] | None = None,
         tls: ClientTls | None = None,
+        siblings: Siblings | None = None,
     ) -> None:
         tls = tls or ClientTls(config.tls)
         self.config = config.orchestrator
+        self.siblings = siblings
         self._remove_artifact = remove_artifact
         self.changes = Changes()
         self.metrics = OrchestratorMetrics()
@@ -82,7 +85,7 @@ class Orchestrator:
         self._table = ReplicaTable(clock)
         self._breakers = Breakers(self.agents, self.metrics)
         self.members = Members(store, self.agents, self.changes, clock)
-        self._tenure = Tenure(store, _owner(config), clock)
+        self._tenure = Tenure(store, _owner(config, 0 if siblings is None else siblings.index), clock)
         self._placements = Placements(store, self._tenure, self._has_living_agent, clock)
         self._unbinder = Unbinder(self.agents, self._table, self._placements)
         self._reconciler = Reconciler(
@@ -243,9 +246,11 @@ class Orchestrator:
         self.metrics.agents.labels("false").set(len(views) - num_alive)
 
 
-def _owner(config: Config) -> str:
-    """This orchestrator's name in claims: the same after a restart, one per host and data directory."""
+def _owner(config: Config, worker: int) -> str:
+    """This orchestrator's name in claims: the same after a restart, one per host, data directory and worker."""
     place = f"{socket.gethostname()}:{config.data_path.absolute()}"
+    if worker:
+        place += f":{worker}"
     return f"orchestrator-{blake3(place.encode()).hexdigest()[:16]}"
 
 
