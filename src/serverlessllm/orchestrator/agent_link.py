@@ -18,13 +18,13 @@ from typing import Final, Protocol
 
 from serverlessllm.clock import Clock
 from serverlessllm.config import TlsConfig
-from serverlessllm.errors import CertificateError, SllmError
+from serverlessllm.errors import CertificateError, SllmError, WireVersionError
 from serverlessllm.orchestrator.agent_state import AgentState
 from serverlessllm.orchestrator.breaker import Breaker
 from serverlessllm.orchestrator.upstream import Upstream
 from serverlessllm.sdk.agent import SILENCE_S, AgentClient
 from serverlessllm.sdk.tls import ClientTls
-from serverlessllm.wire import WIRE_VERSION, is_compatible
+from serverlessllm.wire import is_compatible, refusal
 from serverlessllm.wire.events import AgentEvent, Snapshot
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class AgentLink:
                         self._take(seq, event)
             except SllmError as error:
                 log.debug("agent %s: %s", self.address, error.message)
-                if isinstance(error, CertificateError) and self.problem != error.message:
+                if isinstance(error, CertificateError | WireVersionError) and self.problem != error.message:
                     self.problem = error.message
                     log.error("agent %s", error.message)
                 if backoff_s or self.silent_s >= SILENCE_S:
@@ -126,7 +126,7 @@ class AgentLink:
         self._observer.agent_changed(self, event)
 
     def _refuse(self, version: int) -> None:
-        self.problem = f"it speaks wire version {version}, we {WIRE_VERSION}; upgrade the older one"
+        self.problem = refusal(version)
         log.error("agent %s: %s", self.address, self.problem)
         self.give_up(self.problem)
 
