@@ -37,7 +37,10 @@ _WHOLE: Final = (
 
 
 class _Body(msgspec.Struct):
-    max_tokens: int = 1
+    """Some proxies send the newer name of the limit."""
+
+    max_tokens: int = 0
+    max_completion_tokens: int = 0
     user: str = "0"
     stream: bool = False
 
@@ -113,7 +116,13 @@ class Stub(asyncio.Protocol):
         if is_agent:
             head += _framed(sse.PROMPT_COMMENT + b"0123abcd\n")
         self._send(head)
-        self._next(1, body.max_tokens, float(body.user) / 1e3, self._loop.time(), is_agent)
+        self._next(
+            1,
+            body.max_tokens or body.max_completion_tokens,
+            float(body.user) / 1e3,
+            self._loop.time(),
+            is_agent,
+        )
 
     def _next(self, seq: int, count: int, gap_s: float, due_s: float, is_agent: bool) -> None:
         is_last = seq == count
