@@ -107,7 +107,7 @@ class AgentClient:
                 if not response.is_success:
                     await response.aread()
                     raise_for_error(response)
-                splitter = _EventSplitter()
+                splitter = EventSplitter()
                 async for data in response.aiter_raw():
                     for event in splitter.feed(data):
                         yield event
@@ -142,7 +142,7 @@ class AgentClient:
         return UnreachableError(f"agent {self.address} cannot be reached: {reason}", source="agent")
 
 
-class _EventSplitter:
+class EventSplitter:
     """Bytes of an event stream → (seq, event). Comments are skipped."""
 
     def __init__(self) -> None:
