@@ -14,11 +14,11 @@ from tempfile import TemporaryDirectory
 
 from benchmarks._harness.report import Aim, Report, machine
 from benchmarks._harness.stats import median
-from benchmarks.agents.swarm import address
+from benchmarks.agents.swarm import MODEL, REVISION, address
 from benchmarks.proxy.cpu_time import cpu_ns
 from benchmarks.proxy.subjects import free_port, process
 from serverlessllm.metadata.keys import Keys
-from serverlessllm.metadata.records import AgentRecord, encode
+from serverlessllm.metadata.records import AgentRecord, ModelRecord, encode
 from serverlessllm.metadata.sqlite import SqliteStore
 from serverlessllm.sdk.local_server import LocalServer
 from serverlessllm.sdk.orchestrator import Client
@@ -33,6 +33,16 @@ async def register(data: Path, count: int, port: int) -> None:
     """Put the agents into the store, as they themselves would."""
     data.mkdir(parents=True)
     store = await SqliteStore.open(data / "metadata.sqlite")
+    model = ModelRecord(
+        name=MODEL,
+        state="ready",
+        engine="torch",
+        source="/bench",
+        created_at_s=1.0,
+        revision=REVISION,
+        keep_alive_s=1e9,
+    )
+    await store.put(Keys.model(MODEL), encode(model))
     for number in range(count):
         record = AgentRecord(
             id=f"a{number}",
