@@ -16,12 +16,13 @@ from serverlessllm.metadata.records import ModelRecord
 from serverlessllm.orchestrator.agent_link import AgentLink
 from serverlessllm.orchestrator.agents import Agents
 from serverlessllm.orchestrator.replicas import Replica, ReplicaTable
-from serverlessllm.orchestrator.runs import Runs
+from serverlessllm.orchestrator.runs import ASK_TIMEOUT_S, Runs
 from serverlessllm.orchestrator.upstream import UpstreamResponse
 from serverlessllm.wire.agent import CREATED_HEADER, HOP_HEADER, SEED_HEADER, number_header
 from serverlessllm.wire.run_name import RunName
 
 MAX_AT_ONCE: Final = 32
+POLL_S: Final = 0.1
 GONE_STATUS: Final = 410
 
 
@@ -52,6 +53,16 @@ class Reattach:
         Raises: AnswerGoneError when it is there, but not what follows `last_seq`; UnreachableError when it was not
         found and some agent did not answer, WireError.
         """
+        found = await self._search(record, name, last_seq)
+        if found is None and self._unseen():
+            await self._until_known()
+            found = await self._search(record, name, last_seq)
+            if found is None and (unseen := self._unseen()):
+                raise UnreachableError(f"agent {unseen[0].address} cannot be asked now", source="agent")
+        return found
+
+    async def _search(self, record: ModelRecord, name: RunName, last_seq: int) -> FoundRun | None:
+        """Ask those that are alive. Raises as `find`."""
         replicas = {
             replica.link.address: replica
             for replica in self._table.all()
@@ -73,6 +84,17 @@ class Reattach:
         if silent is not None:
             raise silent
         return None
+
+    def _unseen(self) -> list[AgentLink]:
+        """Agents of the cluster that do not answer: the run may be there."""
+        return [link for link in self._agents.links if not link.is_alive]
+
+    async def _until_known(self) -> None:
+        """We may have started a moment ago, and the client come back before our agents were heard of."""
+        for _ in range(round(ASK_TIMEOUT_S / POLL_S)):
+            if not self._unseen():
+                return
+            await asyncio.sleep(POLL_S)
 
     async def _ask(
         self, link: AgentLink, name: RunName, last_seq: int
