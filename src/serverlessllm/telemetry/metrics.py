@@ -64,6 +64,12 @@ class OrchestratorMetrics:
         self.wakes = Counter(
             "sllm_wakes", "Wake-ups by outcome (ok, failed).", ["outcome"], registry=registry
         )
+        self.resumes = Counter(
+            "sllm_resumes",
+            "Streams that broke after their first token, by reason and outcome (attached, continued, failed).",
+            ["reason", "outcome"],
+            registry=registry,
+        )
         self.retries = Counter(
             "sllm_retries", "Silent retries before the first byte, by reason.", ["reason"], registry=registry
         )
@@ -152,6 +158,18 @@ class AgentMetrics:
         )
         self.generated_tokens = Counter(
             "sllm_engine_tokens", "Token ids that engines sampled.", ["model"], registry=registry
+        )
+
+        self.orphans = Gauge(
+            "sllm_orphans",
+            "Streams that go on without a connection, for a client that may come back.",
+            registry=registry,
+        )
+        self.orphans_ended = Counter(
+            "sllm_orphans_ended",
+            "Streams that were without a connection, by what came of them: attached, expired, cancelled.",
+            ["outcome"],
+            registry=registry,
         )
 
     def _declare_media(self, registry: CollectorRegistry) -> None:
