@@ -76,7 +76,7 @@ class Orchestrator:
         self.agents = Agents(agents, secret, clock, self)
         self._table = ReplicaTable(clock)
         self.members = Members(store, self.agents, self.changes, clock)
-        self._tenure = Tenure(store, _owner(config), clock)
+        self._tenure = Tenure(store, _owner(config), clock, ttl_s=config.metadata.lease_ttl_s)
         self._placements = Placements(store, self._tenure, self._has_living_agent, clock)
         self._unbinder = Unbinder(self.agents, self._table, self._placements)
         self._reconciler = Reconciler(
