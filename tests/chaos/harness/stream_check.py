@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks a client stream event by event against the right answer, over as many connections as it takes.
 
-Every event: the grammar of `docs/stream.md`, `seq` = ids so far (of several choices some may be held back, and
-counted already), each id the next of its choice. At the end: text, usage, finish reasons, one `[DONE]`. What differs is an AssertionError that says where.
+Every event: the grammar of `docs/stream.md`, `seq` = ids so far (of several choices some may be held back, and are
+counted already), each id the next of its choice. At the end: text, usage, finish reasons, one `[DONE]`. What differs
+is an AssertionError that says where.
 """
 
 from __future__ import annotations
