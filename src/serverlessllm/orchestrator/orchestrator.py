@@ -175,9 +175,11 @@ class Orchestrator:
 
     def agent_changed(self, link: AgentLink, event: AgentEvent) -> None:
         """See `AgentObserver`."""
-        if isinstance(event, Heartbeat | KvChanged):
+        if isinstance(event, KvChanged):
             return  # nobody waits for these
         self._table.apply(link, event)
+        if isinstance(event, Heartbeat):
+            return
         if isinstance(event, Snapshot):
             self._reconciler.agent_joined(link)
         elif isinstance(event, ReplicaChanged) and event.replica.state == "gone":
