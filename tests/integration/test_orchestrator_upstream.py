@@ -201,10 +201,10 @@ async def test_request_on_a_kept_connection_is_not_sent_again_when_its_agent_is_
         await reader.read()
 
     async with upstream_to(script) as upstream:
-        response = await upstream.post("/infer", b"", b"{}")
+        response = await upstream.send("POST", "/infer", b"", b"{}")
         await response.read_all(10)
         response.close()
-        waiting = asyncio.create_task(upstream.post("/infer", b"", b"{}"))
+        waiting = asyncio.create_task(upstream.send("POST", "/infer", b"", b"{}"))
         await eventually(lambda: len(requests) == 2)
         upstream.abort()
         with pytest.raises(UnreachableError, match="given up"):
