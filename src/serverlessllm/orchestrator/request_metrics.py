@@ -15,6 +15,8 @@ from serverlessllm.telemetry.timeline import Timeline
 from serverlessllm.types import PHASES
 from serverlessllm.wire.hop import Hop, Resumption
 
+RETURNED: Final = "client_returned"
+"""Why a stream is attached to, where its former orchestrator is the one that was lost."""
 NO_TIER = "none"
 """The `tier` label of a hot start: no bytes moved."""
 
@@ -57,6 +59,11 @@ class RequestMetrics:
         """A stream broke after `seq` ids because of `cause`: what came of it."""
         timeline.hops.append(Hop(timeline.agent_id or "", seq, outcome, cause.code))
         self._metrics.resumes.labels(cause.code, outcome).inc()
+
+    def rejoined(self, timeline: Timeline, seq: int) -> None:
+        """A client came back for what follows `seq` of its stream."""
+        timeline.hops.append(Hop(timeline.agent_id or "", seq, "attached", RETURNED))
+        self._metrics.resumes.labels(RETURNED, "attached").inc()
 
     def progressed(self, timeline: Timeline, seq: int) -> None:
         """A read of the stream brought it to `seq` ids."""
