@@ -221,3 +221,27 @@ async def test_answer_that_is_gone_is_410_and_malformed_event_ids_are_400(tmp_pa
         assert unnamed.error is not None and unnamed.error["param"] == "x-request-id"
         fresh = await read_stream(http, LONG, headers={"x-request-id": "x", "Last-Event-ID": "0"})
         check_whole(nodes, fresh)
+
+
+@pytest.mark.parametrize("options", [{"token_s": 0.02}, {"prefill_s": 600.0}])
+async def test_stopped_worker_is_replaced_before_and_after_the_first_token(
+    tmp_path: Path, options: dict[str, float]
+) -> None:
+    """In the second case the fresh worker is as slow as the first: it is the first one's end that counts."""
+    async with running_nodes(tmp_path, 1, options=options, agent={"stopped_worker_grace_s": 0.4}) as nodes:
+        [agent] = nodes.agents
+        call = asyncio.create_task(read_stream(nodes.front.http, LONG))
+        await eventually(lambda: any(replica.num_running for replica in agent.status().replicas))
+        [replica] = agent.status().replicas
+        assert replica.pid is not None
+        os.kill(replica.pid, signal.SIGSTOP)
+        await eventually(
+            lambda: (
+                any(r.num_running and r.pid not in (None, replica.pid) for r in agent.status().replicas)
+                or call.done()
+            )
+        )
+        if "token_s" in options:
+            check_whole(nodes, await call)
+        call.cancel()
+        await asyncio.wait({call})
