@@ -8,8 +8,10 @@ Needs root and `ip`. Knows no processes.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -43,6 +45,7 @@ class Network:
         self.gateway = f"{self._subnet}.1"
 
     def __enter__(self) -> Self:
+        _remove_leftovers()
         bridge = f"{self._prefix}b"
         _ip("link", "add", bridge, "type", "bridge")
         _ip("address", "add", f"{self.gateway}/24", "dev", bridge)
@@ -93,6 +96,17 @@ def require_namespaces() -> None:
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
+
+
+def _remove_leftovers() -> None:
+    """What runs that were killed have left behind."""
+    spaces = {path.name for path in Path("/run/netns").glob("sl*")} if Path("/run/netns").is_dir() else set()
+    links = {path.name for path in Path("/sys/class/net").glob("sl*")}
+    for name in spaces | links:
+        match = re.fullmatch(r"sl(\d+)(b|[nv]\d+|probe)", name)
+        if match and not Path(f"/proc/{match[1]}").exists():
+            words = ("netns", "delete") if name in spaces else ("link", "delete")
+            subprocess.run([_IP, *words, name], check=False, capture_output=True)
 
 
 def _ip(*words: str) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, Final
 
 from chaos.harness.network import Host, Network
 from chaos.harness.schedule import LEASE_S
+from serverlessllm.errors import ServiceError
 from serverlessllm.sdk.local_server import LocalServer
 from support.metadata_servers import EtcdProcess, RedisProcess, ServerProcess, free_port
 
@@ -20,6 +22,7 @@ SECRET: Final = "the-secret-of-this-cluster"
 RUN_VARIABLE: Final = "CHAOS_RUN"
 """Names a run in the environment of all its processes and their descendants: what is left over can be found."""
 AGENT_PORT: Final = 8344
+RESTART_PATIENCE_S: Final = 60.0
 STORES: Final = {"redis": RedisProcess, "etcd": EtcdProcess}
 
 
@@ -43,6 +46,15 @@ class ServerPart:
         """Start, and wait until it answers."""
         self.server.start()
         self.is_down = False
+
+    def start_again(self) -> None:
+        """As a service manager does: one that could not start, because the store is away, is started once more."""
+        deadline_s = time.monotonic() + RESTART_PATIENCE_S
+        while self.is_down:
+            try:
+                self.start()
+            except ServiceError:
+                assert time.monotonic() < deadline_s, f"{self.name} does not start"
 
     def kill(self) -> None:
         """`kill -9`."""
@@ -71,7 +83,6 @@ class Parts:
         self.network = self._stack.enter_context(Network())
         self.store: ServerProcess = STORES[store_kind](home / "store", [self.network.gateway])
         self.store_url = f"{store_kind}://{self.network.gateway}:{self.store.port}"
-        self.store_lock = asyncio.Lock()
         self.orchestrators: list[ServerPart] = []
         self.agents: list[ServerPart] = []
 

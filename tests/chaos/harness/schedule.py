@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which faults happen when: a pure function of a seed, so that a run can be repeated.
 
-At most NUM_FAULTY_AGENTS agents and one orchestrator are in trouble at a time: somebody is left to go on with.
+At most NUM_FAULTY of each role are in trouble at a time: somebody is left to go on with.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Role = Literal["agent", "orchestrator", "store"]
 
 LEASE_S: Final = 3.0
 """How long a lease lasts in these runs; long troubles outlast it."""
-NUM_FAULTY_AGENTS: Final = 2
+NUM_FAULTY: Final[dict[Role, int]] = {"agent": 2, "orchestrator": 1, "store": 1}
 _SHORT_S: Final = (0.2, 1.5)
 _LONG_S: Final = (LEASE_S + 1.0, LEASE_S + 3.5)
 _DOWN_S: Final = (0.1, 1.5)
@@ -91,6 +91,4 @@ def _draw(pick: Random, bounds: Bounds) -> Fault:
 
 def _is_bearable(fault: Fault, others: Sequence[Fault]) -> bool:
     rivals = [other for other in others if other.role == fault.role and other.overlaps(fault)]
-    if fault.role != "agent":
-        return not rivals
-    return len(rivals) < NUM_FAULTY_AGENTS and all(rival.number != fault.number for rival in rivals)
+    return len(rivals) < NUM_FAULTY[fault.role] and all(rival.number != fault.number for rival in rivals)

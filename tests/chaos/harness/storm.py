@@ -106,7 +106,7 @@ class Storm:
         return [client.result() for client in clients]
 
     def _clients(
-        self, fronts: Sequence[ServerPart], text: TextModel, session: aiohttp.ClientSession
+        self, parts: Parts, text: TextModel, session: aiohttp.ClientSession, trouble: Trouble
     ) -> list[Coroutine[None, None, Outcome]]:
         pick = Random(self.seed)
         models = [f"m{number}" for number in range(self.load.num_models)]
@@ -118,7 +118,14 @@ class Storm:
         begun = list[Coroutine[None, None, Outcome]]()
         for number in range(self.load.num_clients):
             ask = draw_ask(pick, number, models)
-            client = Client(session, fronts, ask, right_answer(ask, text), run=f"chaos-{self.seed}")
+            client = Client(
+                session,
+                parts.orchestrators,
+                ask,
+                right_answer(ask, text),
+                run=parts.run,
+                had_agent_trouble_since=trouble.had_agent_trouble_since,
+            )
             begun.append(later(client, pick.uniform(0.0, self.load.over_s)))
         return begun
 
