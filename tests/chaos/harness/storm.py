@@ -102,7 +102,7 @@ class Storm:
             asyncio.TaskGroup() as group,
         ):
             group.create_task(trouble.run(faults))
-            clients = [group.create_task(work) for work in self._clients(parts.orchestrators, text, session)]
+            clients = [group.create_task(work) for work in self._clients(parts, text, session, trouble)]
         return [client.result() for client in clients]
 
     def _clients(
