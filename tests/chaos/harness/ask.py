@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from serverlessllm.engine.simulated.engine import expected_ids
 from serverlessllm.text.tokenizer import TextModel
@@ -49,22 +49,35 @@ class Ask:
             "seed": self.seed,
             "n": self.num_choices,
             "max_tokens": self.max_tokens,
+            "temperature": 1.0,
+            "ignore_eos": True,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
 
 
+class Doubt(Protocol):
+    """Of a real engine: the right answer is that of a calm run, but for near ties."""
+
+    def is_near_tie(self, choice: int, before: Sequence[int], got: int, wanted: int) -> bool:
+        """Whether `got` may come for `wanted` after the ids `before` of a choice."""
+
+    def read(self, token_ids: Sequence[int]) -> str:
+        """Their text."""
+
+
 @dataclass(frozen=True)
 class Right:
-    """The right answer: ids and text of every choice; all of them end by length."""
+    """The right answer: ids and text of every choice, which all end by length. It is the only one without `doubt`."""
 
     num_prompt_tokens: int
     ids: Sequence[Sequence[int]]
     texts: Sequence[str]
+    doubt: Doubt | None = None
 
 
-def draw_ask(pick: Random, number: int, models: Sequence[str]) -> Ask:
-    """Some request."""
+def draw_ask(pick: Random, number: int, models: Sequence[str], tokens: tuple[int, int]) -> Ask:
+    """Some request for that many tokens, at least and below."""
     return Ask(
         number=number,
         model=pick.choice(models),
@@ -72,20 +85,26 @@ def draw_ask(pick: Random, number: int, models: Sequence[str]) -> Ask:
         text=" ".join(pick.choices(_WORDS, k=pick.randrange(3, 40))),
         seed=pick.randrange(1 << 31),
         num_choices=2 if pick.random() < 0.15 else 1,
-        max_tokens=pick.randrange(20, 90),
+        max_tokens=pick.randrange(*tokens),
     )
 
 
 def right_answer(ask: Ask, text: TextModel) -> Right:
     """What the simulated engine answers, as `text` reads."""
-    prompt_ids = text.encode_chat(ask.messages) if ask.endpoint == "chat" else text.encode(ask.text)
+    prompt_ids = prompt_ids_of(ask, text)
     ids = [
         expected_ids(prompt_ids, ask.seed, choice, ask.max_tokens, vocab_size=VOCAB_SIZE)
         for choice in range(ask.num_choices)
     ]
-    return Right(len(prompt_ids), ids, [_read(text, choice_ids) for choice_ids in ids])
+    return Right(len(prompt_ids), ids, [read(text, choice_ids) for choice_ids in ids])
 
 
-def _read(text: TextModel, token_ids: Sequence[int]) -> str:
+def prompt_ids_of(ask: Ask, text: TextModel) -> list[int]:
+    """What the engine is given."""
+    return text.encode_chat(ask.messages) if ask.endpoint == "chat" else text.encode(ask.text)
+
+
+def read(text: TextModel, token_ids: Sequence[int]) -> str:
+    """The text of a whole answer."""
     detokenizer = text.detokenizer()
     return "".join(detokenizer.push(token_id) for token_id in token_ids) + detokenizer.flush()

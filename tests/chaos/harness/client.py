@@ -36,6 +36,7 @@ class Outcome:
     num_ids: int = 0
     num_connections: int = 0
     num_anew: int = 0
+    num_near_ties: int = 0
     problem: str = ""
 
 
@@ -79,6 +80,7 @@ class Client:
         except TimeoutError:
             outcome.problem = f"silent for {PATIENCE_S:g} s; last comment: {self._check.comments[-1:]}"
         outcome.num_ids = self._check.num_ids
+        outcome.num_near_ties = self._check.num_near_ties
         return outcome
 
     async def _connection(self, front: ServerPart) -> bool:
