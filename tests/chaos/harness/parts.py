@@ -48,7 +48,7 @@ class ServerPart:
         self.is_down = False
 
     def start_again(self) -> None:
-        """As a service manager does: one that could not start, because the store is away, is started once more."""
+        """As a service manager does: one that could not start, because the store did not answer, gets another try."""
         deadline_s = time.monotonic() + RESTART_PATIENCE_S
         while self.is_down:
             try:
@@ -93,7 +93,7 @@ class Parts:
         self.orchestrators = [self._orchestrator(number) for number in range(num_orchestrators)]
         self.agents = [self._agent(number) for number in range(num_agents)]
         parts = [*self.orchestrators, *self.agents]
-        await asyncio.gather(*(asyncio.to_thread(part.start) for part in parts))
+        await asyncio.gather(*(asyncio.to_thread(part.start_again) for part in parts))
 
     async def stop(self) -> None:
         """End everything as an operator would."""
@@ -124,7 +124,7 @@ class Parts:
             RUN_VARIABLE: self.run,
             "SLLM_SECRET": SECRET,
             "SLLM_METADATA_URL": self.store_url,
-            "SLLM_METADATA_CALL_TIMEOUT_S": "1",
+            "SLLM_METADATA_CALL_TIMEOUT_S": "2",
             "SLLM_METADATA_LEASE_TTL_S": str(LEASE_S),
         }
         server = LocalServer(
