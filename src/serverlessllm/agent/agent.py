@@ -8,17 +8,17 @@ this only puts them together. Knows no HTTP (`api.py`) and never imports torch: 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import logging
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final
 
 from blake3 import blake3
 
 from serverlessllm.agent.disk import NodeDisk
 from serverlessllm.agent.embedding import Embeddings
+from serverlessllm.agent.engines import offered_engines
 from serverlessllm.agent.event_log import EventLog
 from serverlessllm.agent.inference import Inference
 from serverlessllm.agent.load import NodeParts
@@ -34,7 +34,6 @@ from serverlessllm.arena.prefault import Prefaulter
 from serverlessllm.clock import Clock
 from serverlessllm.config import Config, source_environment
 from serverlessllm.engine.slots import SlotPool
-from serverlessllm.engine.vllm_server.environment import is_built
 from serverlessllm.errors import (
     ConflictError,
     InvalidRequestError,
@@ -83,12 +82,12 @@ class Agent:
     def __init__(
         self, config: Config, secret: str, clock: Clock, *, engines: Sequence[EngineKind] | None = None
     ) -> None:
-        """`secret` is the cluster's. `engines` that may be used here; None takes all that are installed."""
+        """`secret` is the cluster's. `engines` that may be used here; None takes `engine.kinds`."""
         self.config = config
         self.secret = secret
         self.agent_id = _agent_id(config.data_path)
         self.boot_id = mint_id("boot")
-        self.engines = list(installed_engines(config) if engines is None else engines)
+        self.engines = list(offered_engines(config) if engines is None else engines)
         self.metrics = AgentMetrics()
         self.events = EventLog(self.boot_id, clock)
         self.answers = RunningAnswers(config.agent.orphan_grace_s, self.metrics)
@@ -338,15 +337,6 @@ class Agent:
     def _check_running(self) -> None:
         if not self.is_running:
             raise ShuttingDownError("the agent is stopping; ask another", source="agent")
-
-
-def installed_engines(config: Config) -> list[EngineKind]:
-    """`simulated` always, `torch` and `vllm` where they are installed; they are looked for, not imported."""
-    is_installed: dict[EngineKind, bool] = {
-        "torch": importlib.util.find_spec("torch") is not None,
-        "vllm": is_built(config.engine.vllm_environment),
-    }
-    return [kind for kind in get_args(EngineKind) if is_installed.get(kind, True)]
 
 
 def _agent_id(data_path: Path) -> str:
