@@ -23,6 +23,7 @@
     │   ├── HoldDeadlineError        504  the model did not wake within the hold deadline
     │   ├── ReplicaGoneError         409  (agent → orchestrator) unbound meanwhile: place again
     │   ├── StaleAttemptError        409  (agent → orchestrator) a newer attempt owns the replica
+    │   ├── MigrationRefusedError    409  a request cannot move, or not to there; it runs on where it is
     │   ├── EngineError              500  an engine reported a failure of its own
     │   ├── UnreachableError         503  (in a client) no server answers at the address
     │   └── MetadataUnavailableError 503  the metadata store cannot be reached
@@ -248,6 +249,13 @@ class StaleAttemptError(ServiceError):
     code = "stale_attempt"
     http_status = 409
     retryable = False
+
+
+class MigrationRefusedError(ServiceError):
+    """A running request cannot move, or not to there. It runs on where it is."""
+
+    code = "migration_refused"
+    http_status = 409
 
 
 class EngineError(ServiceError):
