@@ -87,6 +87,12 @@ class AgentConfig:
     advertise: str = setting(
         "", "URL at which orchestrators reach this agent; empty: that of `host` and `port`."
     )
+    orphan_grace_s: float = setting(
+        30.0,
+        "How long a stream whose connection broke goes on and is kept, for a client that comes back; 0: not at all.",
+        low=0.0,
+        high=3600.0,
+    )
     load_timeout_s: float = setting(
         120.0, "Longest load and bind of a replica before it counts as failed.", low=1.0
     )

@@ -12,6 +12,7 @@
     │   ├── NotFoundError            404  unknown model, request, key or path
     │   ├── MethodNotAllowedError    405
     │   ├── ConflictError            409  a name is taken, or a compare-and-swap was lost
+    │   ├── AnswerGoneError          410  the rest of a cut answer is not kept any more: ask anew
     │   ├── PayloadTooLargeError     413
     │   └── UnsupportedMediaTypeError 415
     ├── ServiceError                 our side; `retryable` says whether the same call may succeed
@@ -24,6 +25,7 @@
     │   ├── ReplicaGoneError         409  (agent → orchestrator) unbound meanwhile: place again
     │   ├── StaleAttemptError        409  (agent → orchestrator) a newer attempt owns the replica
     │   ├── MigrationRefusedError    409  a request cannot move, or not to there; it runs on where it is
+    │   ├── CannotResumeError        409  (agent → orchestrator) another prompt or text than the cut stream's
     │   ├── EngineError              500  an engine reported a failure of its own
     │   ├── UnreachableError         503  (in a client) no server answers at the address
     │   └── MetadataUnavailableError 503  the metadata store cannot be reached
@@ -159,6 +161,13 @@ class ConflictError(RequestError):
     http_status = 409
 
 
+class AnswerGoneError(RequestError):
+    """The rest of a cut stream is nowhere any more: it ended, was cancelled, or nobody came back in time."""
+
+    code = "answer_gone"
+    http_status = 410
+
+
 class PayloadTooLargeError(RequestError):
     """Body, header or field above its bound."""
 
@@ -255,6 +264,13 @@ class MigrationRefusedError(ServiceError):
     """A running request cannot move, or not to there. It runs on where it is."""
 
     code = "migration_refused"
+    http_status = 409
+
+
+class CannotResumeError(ServiceError):
+    """Agent → orchestrator: a cut stream cannot go on here: this agent would not have written its beginning."""
+
+    code = "cannot_resume"
     http_status = 409
 
 

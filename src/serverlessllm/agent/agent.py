@@ -26,6 +26,8 @@ from serverlessllm.agent.load_messages import bandwidths
 from serverlessllm.agent.loads import Loads
 from serverlessllm.agent.replica import Replica, ReplicaKey
 from serverlessllm.agent.reporter import Reporter
+from serverlessllm.agent.running_answer import RunningAnswer
+from serverlessllm.agent.running_answers import RunningAnswers
 from serverlessllm.arena.arena import Arena
 from serverlessllm.arena.prefault import Prefaulter
 from serverlessllm.clock import Clock
@@ -61,6 +63,7 @@ from serverlessllm.wire.agent import (
     UnloadResult,
 )
 from serverlessllm.wire.events import HEARTBEAT_S, SlotsChanged, Snapshot
+from serverlessllm.wire.resume import ResumeHead
 
 MAX_ENCODINGS: Final = 2
 """Prompts encoded at once: each keeps a core busy, and more would only delay what the engines compute."""
@@ -87,6 +90,7 @@ class Agent:
         self.engines = list(installed_engines(config) if engines is None else engines)
         self.metrics = AgentMetrics()
         self.events = EventLog(self.boot_id, clock)
+        self.answers = RunningAnswers(config.agent.orphan_grace_s, self.metrics)
         self.is_running = False
         self._clock = clock
         self._encoding = asyncio.Semaphore(MAX_ENCODINGS)
@@ -154,6 +158,7 @@ class Agent:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.answers.stop()
         await asyncio.to_thread(self._prefault.stop)
         await self._loads.stop()
         self._parts.reporter.close()
@@ -195,12 +200,13 @@ class Agent:
         is_dropped = request.drop_bytes and self._drop_bytes(request.revision)
         return UnloadResult(unloaded=replica is not None or is_dropped)
 
-    def infer(self, headers: InferHeaders, body: bytes) -> Inference:
-        """`POST /infer`: the request at its replica, not started yet.
+    def infer(self, headers: InferHeaders, body: bytes, resumed: ResumeHead | None = None) -> Inference:
+        """`POST /infer`: the request at its replica, not started yet; `resumed` where its answer was begun elsewhere.
 
-        Raises: ReplicaGoneError when no replica is ready here; InvalidRequestError, UnsupportedFieldError.
+        Raises: ReplicaGoneError when no replica is ready here; InvalidRequestError, UnsupportedFieldError;
+        CannotResumeError.
         """
-        return Inference(headers, body, self._replica(headers), self._clock, self._encoding)
+        return Inference(headers, body, self._replica(headers), self._clock, self._encoding, resumed)
 
     def embed(self, headers: InferHeaders, body: bytes) -> Embeddings:
         """`POST /infer` for embeddings. Raises: ReplicaGoneError, InvalidRequestError."""
@@ -215,9 +221,9 @@ class Agent:
             )
         return replica
 
-    def note_tokens(self, inference: Inference) -> None:
+    def note_tokens(self, work: Inference | RunningAnswer) -> None:
         """Count what a request generated, once it is over."""
-        self.metrics.generated_tokens.labels(inference.headers.model).inc(inference.num_tokens)
+        self.metrics.generated_tokens.labels(work.headers.model).inc(work.num_sampled)
 
     def status(self) -> AgentStatus:
         """`GET /status`."""

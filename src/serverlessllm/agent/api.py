@@ -17,7 +17,7 @@ import msgspec
 from aiohttp import web
 
 from serverlessllm.agent.agent import Agent
-from serverlessllm.agent.stream import answer, answer_embeddings
+from serverlessllm.agent.stream import answer_embeddings, answer_stream, answer_whole
 from serverlessllm.errors import (
     AuthenticationError,
     InvalidRequestError,
@@ -30,6 +30,9 @@ from serverlessllm.telemetry import metrics
 from serverlessllm.wire.agent import SECRET_HEADER, InferHeaders, LoadRequest, UnloadRequest
 from serverlessllm.wire.disk import CleanNode
 from serverlessllm.wire.openai import field_error
+from serverlessllm.wire.resume import CONTENT_TYPE as RESUME_CONTENT_TYPE
+from serverlessllm.wire.resume import MAX_HEAD_BYTES, decode_resume
+from serverlessllm.wire.run_name import CancelResult, RunName
 
 AGENT: Final = web.AppKey("agent", Agent)
 OPEN_PATHS: Final = ("/metrics", "/healthz")
@@ -49,6 +52,8 @@ def create_app(agent: Agent) -> web.Application:
     app.router.add_post("/load", _load)
     app.router.add_post("/unload", _unload)
     app.router.add_post("/infer", _infer)
+    app.router.add_get("/infer/{request_id}", _attach, allow_head=False)
+    app.router.add_delete("/infer/{request_id}", _cancel)
     app.router.add_get("/events", _events, allow_head=False)
     app.router.add_get("/status", _status)
     app.router.add_get("/disk", _disk)
@@ -104,14 +109,35 @@ async def _unload(request: web.Request) -> web.Response:
 
 async def _infer(request: web.Request) -> web.StreamResponse:
     agent = request.app[AGENT]
-    headers = InferHeaders.decode(request.headers)
+    headers, resumed = InferHeaders.decode(request.headers), None
+    if request.content_type == RESUME_CONTENT_TYPE:
+        max_bytes = agent.config.orchestrator.max_body_bytes + MAX_HEAD_BYTES
+        resumed, body = decode_resume(await request.clone(client_max_size=max_bytes).read())
+    else:
+        body = await request.read()
     if headers.endpoint == "embeddings":
-        return await answer_embeddings(agent.embed(headers, await request.read()))
-    inference = agent.infer(headers, await request.read())
+        return await answer_embeddings(agent.embed(headers, body))
+    inference = agent.infer(headers, body, resumed)
+    if inference.request.is_stream:
+        running = agent.answers.start(inference, agent.note_tokens)
+        async with agent.answers.reading(running):
+            return await answer_stream(request, running, 0 if resumed is None else resumed.seq)
     try:
-        return await answer(request, inference)
+        return await answer_whole(inference)
     finally:
         agent.note_tokens(inference)
+
+
+async def _attach(request: web.Request) -> web.StreamResponse:
+    agent = request.app[AGENT]
+    running = agent.answers.find(RunName.decode(request.match_info["request_id"], request.headers))
+    async with agent.answers.reading(running):
+        return await answer_stream(request, running, _from_seq(request.query.get("from")) or 0)
+
+
+async def _cancel(request: web.Request) -> web.Response:
+    name = RunName.decode(request.match_info["request_id"], request.headers)
+    return _json(CancelResult(await request.app[AGENT].answers.cancel(name)))
 
 
 async def _events(request: web.Request) -> web.StreamResponse:

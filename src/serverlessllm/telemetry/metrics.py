@@ -124,6 +124,18 @@ class AgentMetrics:
             "sllm_engine_tokens", "Token ids that engines sampled.", ["model"], registry=registry
         )
 
+        self.orphans = Gauge(
+            "sllm_orphans",
+            "Streams that go on without a connection, for a client that may come back.",
+            registry=registry,
+        )
+        self.orphans_ended = Counter(
+            "sllm_orphans_ended",
+            "Streams that were without a connection, by what came of them: attached, expired, cancelled.",
+            ["outcome"],
+            registry=registry,
+        )
+
     def _declare_media(self, registry: CollectorRegistry) -> None:
         """What is read and how fast, and what memory holds."""
         self.read_bytes = Counter(
