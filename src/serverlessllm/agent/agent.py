@@ -24,10 +24,13 @@ from serverlessllm.agent.inference import Inference
 from serverlessllm.agent.load import NodeParts
 from serverlessllm.agent.load_messages import bandwidths
 from serverlessllm.agent.loads import Loads
+from serverlessllm.agent.migrations import Migrations
+from serverlessllm.agent.prepared import PreparedInference
 from serverlessllm.agent.replica import Replica, ReplicaKey
 from serverlessllm.agent.reporter import Reporter
 from serverlessllm.agent.running_answer import RunningAnswer
 from serverlessllm.agent.running_answers import RunningAnswers
+from serverlessllm.agent.standby import Standbys
 from serverlessllm.arena.arena import Arena
 from serverlessllm.arena.prefault import Prefaulter
 from serverlessllm.clock import Clock
@@ -91,6 +94,8 @@ class Agent:
         self.metrics = AgentMetrics()
         self.events = EventLog(self.boot_id, clock)
         self.answers = RunningAnswers(config.agent.orphan_grace_s, self.metrics)
+        self.migrations = Migrations(self.answers, self.agent_id, secret, self.metrics)
+        self.standbys = Standbys(self.answers, self.metrics, self._begin_prepared)
         self.is_running = False
         self._clock = clock
         self._encoding = asyncio.Semaphore(MAX_ENCODINGS)
@@ -158,6 +163,8 @@ class Agent:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.migrations.stop()
+        await self.standbys.stop()
         await self.answers.stop()
         await asyncio.to_thread(self._prefault.stop)
         await self._loads.stop()
@@ -207,6 +214,13 @@ class Agent:
         CannotResumeError.
         """
         return Inference(headers, body, self._replica(headers), self._clock, self._encoding, resumed)
+
+    def prepare(self, headers: InferHeaders, body: bytes) -> PreparedInference:
+        """A request that runs elsewhere, to be prepared at its replica. Raises as `infer`."""
+        return PreparedInference(headers, body, self._replica(headers), self._clock, self._encoding)
+
+    def _begin_prepared(self, inference: PreparedInference) -> None:
+        self.answers.expect_reader(self.answers.start(inference, self.note_tokens))
 
     def embed(self, headers: InferHeaders, body: bytes) -> Embeddings:
         """`POST /infer` for embeddings. Raises: ReplicaGoneError, InvalidRequestError."""

@@ -11,7 +11,7 @@
     unknown       accepted       → moved
                   refused        → stayed
                   reclaim        → stayed (the orchestrator read on here)
-    moved         reclaim        → moved (it is refused: nothing is here any more)
+    moved         reclaim        → stayed (while the copy is kept: until the reader has left)
 
 Between `hand_over` and the outcome the source decodes on and keeps what it samples to itself: the reader gets ids of
 exactly one side, whichever he is attached to. He is the orchestrator, and there is one. `unknown` is the only state
@@ -41,7 +41,7 @@ _SOURCE: Final[dict[tuple[SourceState, SourceEvent], SourceState]] = {
     ("unknown", "accepted"): "moved",
     ("unknown", "refused"): "stayed",
     ("unknown", "reclaim"): "stayed",
-    ("moved", "reclaim"): "moved",
+    ("moved", "reclaim"): "stayed",
     ("stayed", "reclaim"): "stayed",
     ("stayed", "accepted"): "stayed",
     ("stayed", "refused"): "stayed",

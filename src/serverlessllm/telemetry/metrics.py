@@ -136,6 +136,39 @@ class AgentMetrics:
             registry=registry,
         )
 
+        self._declare_moves(registry)
+
+    def _declare_moves(self, registry: CollectorRegistry) -> None:
+        """Running requests that go to other agents, and come from them."""
+        self.migrations = Counter(
+            "sllm_migrations",
+            "Moves of running requests away from this agent, by who asked (asked, drain, room), how "
+            "(recompute, copy) and outcome (moved, stayed, ended, unknown).",
+            ["reason", "mode", "outcome"],
+            registry=registry,
+        )
+        self.migration_rounds = Counter(
+            "sllm_migration_rounds", "Rounds of ids that moves sent.", registry=registry
+        )
+        self.migrated_tokens = Counter(
+            "sllm_migrated_tokens", "Generated ids that moves sent.", registry=registry
+        )
+        self.migration_copied_bytes = Counter(
+            "sllm_migration_copied_bytes", "Keys and values that moves copied.", registry=registry
+        )
+        self.migration_prepare_seconds = Histogram(
+            "sllm_migration_prepare_seconds",
+            "Time that moves took beside the decoding.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.moving = Gauge("sllm_migrations_running", "Moves away that are under way.", registry=registry)
+        self.standbys = Gauge(
+            "sllm_standbys",
+            "Requests that are, or lately were, prepared here while they run elsewhere.",
+            registry=registry,
+        )
+
     def _declare_media(self, registry: CollectorRegistry) -> None:
         """What is read and how fast, and what memory holds."""
         self.read_bytes = Counter(
