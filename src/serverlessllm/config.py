@@ -62,8 +62,17 @@ class OrchestratorConfig:
     max_held_requests: int = setting(
         1024, "Requests that may wait per model; more get 429 with Retry-After.", low=1
     )
+    max_held_total: int = setting(
+        8192, "Requests that may wait for models to wake in all; more get 429 with Retry-After.", low=1
+    )
     max_body_bytes: int = setting(8 * MIB, "Largest request body.", low=1024)
     max_retries: int = setting(3, "Silent retries of a request before its first byte.", low=0, high=16)
+    num_workers: int = setting(
+        1,
+        "Processes that serve the port together, where one core is not enough (`sllm orchestrator` alone).",
+        low=1,
+        high=64,
+    )
     ingest_url: str = setting(
         "", "URL of the ingest service; empty: `sllm orchestrator` runs one of its own."
     )
@@ -246,6 +255,21 @@ class MetadataConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """TLS of all listeners (front, agent, ingest) and of our clients."""
+
+    cert: str = setting(
+        "", "PEM file of our certificate and its chain; set: every listener speaks TLS alone."
+    )
+    key: str = setting("", "PEM file of its key, unless it is in `cert`.")
+    ca: str = setting(
+        "",
+        "PEM file of the authority of all our processes. Set: their certificates are checked against it instead of "
+        "the system's, and agents and ingest services ask for one of whoever calls.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All sections; a process reads those that it runs."""
 
@@ -261,6 +285,7 @@ class Config:
     ingest: IngestConfig = field(default_factory=IngestConfig)
     sources: SourcesConfig = field(default_factory=SourcesConfig)
     metadata: MetadataConfig = field(default_factory=MetadataConfig)
+    tls: TlsConfig = field(default_factory=TlsConfig)
 
     @property
     def data_path(self) -> Path:
@@ -382,6 +407,7 @@ RESERVED_ENV: Final = (
     "SLLM_CONFIG",
     "SLLM_API_KEY",
     "SLLM_URL",
+    "SLLM_CA",
     "SLLM_SECRET",
     "SLLM_METADATA_USER",
     "SLLM_METADATA_PASSWORD",

@@ -22,12 +22,14 @@
     │   ├── NoAgentError             503  no agent joined within the hold deadline
     │   ├── ShuttingDownError        503
     │   ├── HoldDeadlineError        504  the model did not wake within the hold deadline
+    │   │   └── RequestDeadlineError 504  the caller's own deadline passed
     │   ├── ReplicaGoneError         409  (agent → orchestrator) unbound meanwhile: place again
     │   ├── StaleAttemptError        409  (agent → orchestrator) a newer attempt owns the replica
     │   ├── MigrationRefusedError    409  a request cannot move, or not to there; it runs on where it is
     │   ├── CannotResumeError        409  (agent → orchestrator) another prompt or text than the cut stream's
     │   ├── EngineError              500  an engine reported a failure of its own
     │   ├── UnreachableError         503  (in a client) no server answers at the address
+    │   │   └── CertificateError     503  (in a client) TLS failed: a certificate is wrong, and says which
     │   └── MetadataUnavailableError 503  the metadata store cannot be reached
     ├── CheckpointError              400  a checkpoint is not what it claims; `param` names where
     │   ├── CheckpointFormatError         structure: magic, version, overlap, names, sizes, …
@@ -238,11 +240,23 @@ class UnreachableError(ServiceError):
     http_status = 503
 
 
+class CertificateError(UnreachableError):
+    """In a client of ours: TLS failed. The message says whose certificate is wrong and what to do."""
+
+    code = "certificate_error"
+
+
 class HoldDeadlineError(ServiceError):
     """The model did not wake within the hold deadline, or the request's own deadline passed."""
 
     code = "hold_deadline_exceeded"
     http_status = 504
+
+
+class RequestDeadlineError(HoldDeadlineError):
+    """The deadline that the caller set with `x-request-timeout` or `x-ttft-timeout` passed; `param` says which."""
+
+    code = "request_deadline_exceeded"
 
 
 class ReplicaGoneError(ServiceError):

@@ -24,6 +24,7 @@ class InferHead:
         *,
         seed: int,
         cache_salt: str,
+        deadline_ms: int = 0,
         adapter: ModelRecord | None = None,
     ) -> bytes:
         """The lines for one request at one replica; every value is of plain characters. `adapter` is settled."""
@@ -34,7 +35,7 @@ class InferHead:
             model=replica.model,
             revision=replica.revision,
             attempt=replica.attempt,
-            deadline_ms=0,
+            deadline_ms=deadline_ms,
             tenant=timeline.tenant,
             priority=0,
             cache_salt=cache_salt,

@@ -34,7 +34,9 @@ from serverlessllm.errors import (
 from serverlessllm.metadata.records import ModelRecord
 from serverlessllm.orchestrator.admission import TENANT
 from serverlessllm.orchestrator.agents import Agents
+from serverlessllm.orchestrator.breakers import Breakers
 from serverlessllm.orchestrator.cache_salts import CacheSalts
+from serverlessllm.orchestrator.deadlines import Deadlines
 from serverlessllm.orchestrator.exchange import Exchange
 from serverlessllm.orchestrator.formats import check_formats
 from serverlessllm.orchestrator.infer_head import InferHead
@@ -91,7 +93,9 @@ class Proxy:
         config: OrchestratorConfig,
         secret: str,
         clock: Clock,
+        breakers: Breakers,
     ) -> None:
+        self._breakers = breakers
         self._models = models
         self._agents = agents
         self._table = table
@@ -125,12 +129,14 @@ class Proxy:
             tenant=request[TENANT],
         )
         exchange = Exchange(request, body, timeline, arrived_s, self._clock)
+        exchange.deadlines = Deadlines.of(request.headers, arrived_s)
         self._ring.start(timeline)
         try:
             if adapter is not None:
                 adapter = await self._settled(adapter.name)
             prompt = Prompt(parsed, self._salts.of(timeline.tenant), (adapter and adapter.revision) or "")
-            return await self._answer(exchange, record, endpoint, prompt, adapter)
+            answer = self._answer(exchange, record, endpoint, prompt, adapter)
+            return await exchange.deadlines.bound(answer, lambda: exchange.has_begun, self._clock)
         except SllmError as error:
             return await exchange.fail(error)
         except ConnectionResetError:
@@ -172,12 +178,19 @@ class Proxy:
             timeline.state, timeline.revision, timeline.attempt = "running", replica.revision, replica.attempt
             timeline.agent_id = replica.link.agent_id
             head = self._head.lines(
-                timeline, replica, endpoint, seed=seed, cache_salt=prompt.salt, adapter=adapter
+                timeline,
+                replica,
+                endpoint,
+                seed=seed,
+                cache_salt=prompt.salt,
+                deadline_ms=exchange.deadlines.left_ms(self._clock),
+                adapter=adapter,
             )
             try:
                 return await self._ask(exchange, replica, head)
             except _TryAgain as again:
                 cause = again.cause
+            self._breakers.failed(replica.link, cause)
             self._metrics.retried(timeline, cause)
             if isinstance(cause, DROPS_REPLICA):
                 self._table.drop(replica)
@@ -197,8 +210,11 @@ class Proxy:
     async def _ask(self, exchange: Exchange, replica: Replica, head: bytes) -> web.StreamResponse:
         """`_try`, counted as in flight at the replica, and learned from."""
         replica.num_inflight += 1
+        replica.link.breaker.begin()
         try:
             response = await self._try(exchange, replica, head)
+            if exchange.timeline.state == "done" or 400 <= exchange.timeline.status < 500:
+                replica.link.breaker.succeeded()
             replica.num_failures = 0
             return response
         finally:
@@ -213,7 +229,8 @@ class Proxy:
         """
         exchange.timeline.state = "held"
         joined_s = self._clock.monotonic_s()
-        with self._wakes.hold(model, prompt.num_tokens) as wake:
+        by_s = exchange.deadlines.first_token_by_s
+        with self._wakes.hold(model, prompt.num_tokens, by_s) as wake:
             num_progress = 0
             while not await wake.settled(self._pause_s(exchange)):
                 if wake.num_progress != num_progress:
@@ -261,7 +278,7 @@ class Proxy:
             if response.status != 200:
                 return await self._refused(exchange, response)
             if exchange.is_stream:
-                return await self._relay(exchange, response)
+                return await self._relay(exchange, replica, response)
             try:
                 body = await response.read_all(MAX_ANSWER_BYTES)
             except UnreachableError as error:
@@ -297,7 +314,9 @@ class Proxy:
             raise _TryAgain(error)
         return await exchange.refuse(response.status, body, error, response.headers.get("retry-after", ""))
 
-    async def _relay(self, exchange: Exchange, response: UpstreamResponse) -> web.StreamResponse:
+    async def _relay(
+        self, exchange: Exchange, replica: Replica, response: UpstreamResponse
+    ) -> web.StreamResponse:
         """Pass an agent's events on; a cut before the first one is retried, after it told to the client."""
         relay = StreamRelay()
         has_begun = False
@@ -320,6 +339,7 @@ class Proxy:
             cut = error
         if not has_begun:
             raise _TryAgain(cut)
+        self._breakers.failed(replica.link, cut)
         return await exchange.fail(
             WorkerLostError(f"the stream broke after {relay.seq} tokens: {cut.message}", source=cut.source)
         )

@@ -15,7 +15,9 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from serverlessllm.config import TlsConfig
 from serverlessllm.errors import ConfigError, SllmError, UnreachableError, WireError
+from serverlessllm.sdk.tls import ClientTls, certificate_error
 
 CONNECT_TIMEOUT_S: Final = 5.0
 DRAIN_S: Final = 1.0
@@ -75,6 +77,8 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is closed, by whomever."""
         self._transport = None
+        if exc is not None and self.error is None:
+            self.error = certificate_error(exc, self._pool.address)
         self.is_lost = True
         self._pool.forget(self)
         self._wake()
@@ -197,13 +201,14 @@ class UpstreamResponse:
 
 
 class Upstream:
-    """The connections to one agent, `http://host:port`. Raises ConfigError for any other address."""
+    """The connections to one agent, `http[s]://host:port`. Raises ConfigError for any other address."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, tls: ClientTls | None = None) -> None:
         parts = urlsplit(address)
-        if parts.scheme != "http" or parts.hostname is None or parts.port is None:
-            raise ConfigError(f"agent address {address!r}: write http://host:port", param="agents")
+        if parts.scheme not in ("http", "https") or parts.hostname is None or parts.port is None:
+            raise ConfigError(f"agent address {address!r}: write http[s]://host:port", param="agents")
         self.address = address
+        self._tls = (tls or ClientTls(TlsConfig())).context(address)
         self._host, self._port = parts.hostname, parts.port
         self._host_line = f"host: {parts.netloc}\r\n".encode()
         self._idle: list[_Connection] = []
@@ -263,9 +268,12 @@ class Upstream:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 _, connection = await loop.create_connection(
-                    lambda: _Connection(self), self._host, self._port
+                    lambda: _Connection(self), self._host, self._port, ssl=self._tls
                 )
-        except OSError as error:  # TimeoutError is one
+        except OSError as error:  # TimeoutError is one, and so are TLS errors
+            refused = certificate_error(error, self.address)
+            if refused is not None:
+                raise refused from error
             reason = error.strerror or type(error).__name__
             raise UnreachableError(
                 f"agent {self.address} cannot be reached: {reason}", source="agent"

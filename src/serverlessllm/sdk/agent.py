@@ -13,8 +13,10 @@ from typing import Final, TypeVar
 import httpx
 import msgspec
 
+from serverlessllm.config import TlsConfig
 from serverlessllm.errors import UnreachableError, WireError
 from serverlessllm.sdk.request import DELETE_TIMEOUT, raise_for_error
+from serverlessllm.sdk.tls import ClientTls, certificate_error
 from serverlessllm.wire.agent import (
     SECRET_HEADER,
     AgentStatus,
@@ -40,15 +42,16 @@ _events: Final[msgspec.json.Decoder[AgentEvent]] = msgspec.json.Decoder(AgentEve
 
 
 class AgentClient:
-    """One agent at `address` (`http://host:port`). Close it with `aclose`."""
+    """One agent at `address` (`http[s]://host:port`). Close it with `aclose`."""
 
-    def __init__(self, address: str, secret: str) -> None:
+    def __init__(self, address: str, secret: str, tls: ClientTls | None = None) -> None:
         self.address = address
         self._http = httpx.AsyncClient(
             base_url=address,
             headers={SECRET_HEADER: secret},
             timeout=TIMEOUT,
             trust_env=False,
+            verify=(tls or ClientTls(TlsConfig())).context(address) or False,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=8),
         )
 
@@ -116,6 +119,9 @@ class AgentClient:
         return _decode(response, kind)
 
     def _unreachable(self, error: httpx.TransportError) -> UnreachableError:
+        refused = certificate_error(error, self.address)
+        if refused is not None:
+            return refused
         reason = str(error) or type(error).__name__
         return UnreachableError(f"agent {self.address} cannot be reached: {reason}", source="agent")
 

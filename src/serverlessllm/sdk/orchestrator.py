@@ -62,9 +62,14 @@ def _headers_summary(response: httpx.Response) -> list[StreamItem]:
 class Client:
     """A blocking client; use it in a `with`, or `close` it."""
 
-    def __init__(self, base_url: str = DEFAULT_URL, *, api_key: str | None = None) -> None:
-        """Raises ConfigError for a malformed URL or key. Connects at the first call."""
-        self._builder = RequestBuilder(base_url, api_key)
+    def __init__(
+        self, base_url: str = DEFAULT_URL, *, api_key: str | None = None, ca: str | None = None
+    ) -> None:
+        """`ca`: a PEM file of authorities to trust. Connects at the first call.
+
+        Raises ConfigError for a malformed URL, key or `ca`.
+        """
+        self._builder = RequestBuilder(base_url, api_key, ca)
         self._http = httpx.Client(trust_env=self._builder.trust_env, verify=self._builder.verify)
 
     def models(self) -> list[ModelView]:
@@ -213,8 +218,10 @@ class Client:
 class AsyncClient:
     """The same for an event loop; use it in an `async with`, or `aclose` it. See `Client` for each method."""
 
-    def __init__(self, base_url: str = DEFAULT_URL, *, api_key: str | None = None) -> None:
-        self._builder = RequestBuilder(base_url, api_key)
+    def __init__(
+        self, base_url: str = DEFAULT_URL, *, api_key: str | None = None, ca: str | None = None
+    ) -> None:
+        self._builder = RequestBuilder(base_url, api_key, ca)
         self._http = httpx.AsyncClient(trust_env=self._builder.trust_env, verify=self._builder.verify)
 
     async def models(self) -> list[ModelView]:

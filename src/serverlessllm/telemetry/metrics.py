@@ -75,6 +75,34 @@ class OrchestratorMetrics:
             registry=registry,
         )
         self.agents = Gauge("sllm_agents", "Agents, by whether they are alive.", ["alive"], registry=registry)
+        self._declare_guards(registry)
+
+    def _declare_guards(self, registry: CollectorRegistry) -> None:
+        """What keeps requests from agents that fail, and from waiting too long."""
+        self.breaker_state = Gauge(
+            "sllm_breaker_state",
+            "Circuit breaker of an agent: 0 closed, 0.5 half open, 1 open.",
+            ["agent"],
+            registry=registry,
+        )
+        self.breaker_openings = Counter(
+            "sllm_breaker_openings",
+            "Times that an agent's circuit breaker opened.",
+            ["agent"],
+            registry=registry,
+        )
+        self.hedges = Counter(
+            "sllm_hedges",
+            "Loads that were begun on a second node for a deadline, by which node was ready first.",
+            ["won"],
+            registry=registry,
+        )
+        self.rejected = Counter(
+            "sllm_rejected_requests",
+            "Requests that were turned away because too many wait (429).",
+            ["model"],
+            registry=registry,
+        )
 
     def render(self) -> bytes:
         """Prometheus' text format."""

@@ -158,7 +158,8 @@ class Deleted(msgspec.Struct, frozen=True):
 class AgentView(msgspec.Struct, frozen=True):
     """One agent that we follow. `silent_s` since its last event; `status` is None until the first one.
 
-    A drained agent takes nothing new. `problem` says why an agent that answers is not used.
+    A drained agent takes nothing new. `problem` says why an agent that answers is not used. `breaker`: requests go
+    elsewhere while it is open, and one by one while it is half open.
     """
 
     address: str
@@ -167,6 +168,7 @@ class AgentView(msgspec.Struct, frozen=True):
     status: AgentStatus | None
     is_drained: bool = False
     problem: str | None = None
+    breaker: Literal["closed", "open", "half_open"] = "closed"
 
 
 class DrainAgent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
