@@ -50,6 +50,7 @@ from serverlessllm.loader.io_settings import choose_connections
 from serverlessllm.loader.loader import Loader
 from serverlessllm.loader.manifest import origin_opener
 from serverlessllm.node_profile import NodeProfile
+from serverlessllm.sdk.tls import ClientTls
 from serverlessllm.sources.access import Access
 from serverlessllm.telemetry.metrics import AgentMetrics
 from serverlessllm.text.tokenizer import TextCache
@@ -94,7 +95,7 @@ class Agent:
         self.metrics = AgentMetrics()
         self.events = EventLog(self.boot_id, clock)
         self.answers = RunningAnswers(config.agent.orphan_grace_s, self.metrics)
-        self.migrations = Migrations(self.answers, self.agent_id, secret, self.metrics)
+        self.migrations = Migrations(self.answers, self.agent_id, secret, self.metrics, ClientTls(config.tls))
         self.standbys = Standbys(self.answers, self.metrics, self._begin_prepared)
         self.is_running = False
         self._clock = clock

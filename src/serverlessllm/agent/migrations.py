@@ -17,6 +17,7 @@ from serverlessllm.agent.source_move import SourceMove
 from serverlessllm.errors import ConflictError, MigrationRefusedError
 from serverlessllm.migration.cost import PRIOR_BYTES_PER_S, PRIOR_TOKEN_S, ObservedRate
 from serverlessllm.sdk.standby import StandbyClient
+from serverlessllm.sdk.tls import ClientTls
 from serverlessllm.telemetry.metrics import AgentMetrics
 from serverlessllm.wire.migrate import MigrateRequest, MigrateResult
 from serverlessllm.wire.run_name import RunName
@@ -27,11 +28,19 @@ MAX_REMEMBERED: Final = 1024
 class Migrations:
     """For one event loop."""
 
-    def __init__(self, answers: RunningAnswers, agent_id: str, secret: str, metrics: AgentMetrics) -> None:
+    def __init__(
+        self,
+        answers: RunningAnswers,
+        agent_id: str,
+        secret: str,
+        metrics: AgentMetrics,
+        tls: ClientTls | None = None,
+    ) -> None:
         self._answers = answers
         self._agent_id = agent_id
         self._secret = secret
         self._metrics = metrics
+        self._tls = tls
         self._clients: dict[str, StandbyClient] = {}
         self._links: dict[str, ObservedRate] = {}
         self._speeds: dict[tuple[str, str], ObservedRate] = {}
@@ -126,5 +135,5 @@ class Migrations:
     def _client(self, address: str) -> StandbyClient:
         client = self._clients.get(address)
         if client is None:
-            client = self._clients[address] = StandbyClient(address, self._secret)
+            client = self._clients[address] = StandbyClient(address, self._secret, self._tls)
         return client

@@ -11,8 +11,10 @@ from typing import Final, TypeVar
 import httpx
 import msgspec
 
+from serverlessllm.config import TlsConfig
 from serverlessllm.errors import UnreachableError, WireError
 from serverlessllm.sdk.request import raise_for_error
+from serverlessllm.sdk.tls import ClientTls, certificate_error
 from serverlessllm.wire.agent import SECRET_HEADER, InferHeaders
 from serverlessllm.wire.migrate import (
     CONTENT_TYPE,
@@ -34,13 +36,14 @@ GO_TIMEOUT: Final = httpx.Timeout(2.0, connect=1.0, pool=1.0)
 class StandbyClient:
     """One destination. Close it with `aclose`."""
 
-    def __init__(self, address: str, secret: str) -> None:
+    def __init__(self, address: str, secret: str, tls: ClientTls | None = None) -> None:
         self.address = address
         self._http = httpx.AsyncClient(
             base_url=address,
             headers={SECRET_HEADER: secret, "content-type": CONTENT_TYPE},
             timeout=ROUND_TIMEOUT,
             trust_env=False,
+            verify=(tls or ClientTls(TlsConfig())).context(address) or False,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=8),
         )
 
@@ -85,6 +88,9 @@ class StandbyClient:
         try:
             response = await self._http.request(method, path, content=body, headers=headers, timeout=timeout)
         except httpx.TransportError as error:
+            refused = certificate_error(error, self.address)
+            if refused is not None:
+                raise refused from error
             reason = str(error) or type(error).__name__
             raise UnreachableError(
                 f"agent {self.address} cannot be reached: {reason}", source="agent"
