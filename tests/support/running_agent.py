@@ -23,6 +23,7 @@ from serverlessllm.clock import SystemClock
 from serverlessllm.config import MIB, Config, replace
 from serverlessllm.engine.simulated.engine import expected_ids
 from serverlessllm.text.tokenizer import TextModel
+from serverlessllm.types import EngineKind
 from serverlessllm.wire.agent import SECRET_HEADER, AgentStatus, InferHeaders, LoadResult
 from serverlessllm.wire.openai import Endpoint
 from serverlessllm.wire.resume import CONTENT_TYPE, ResumeHead, encode_resume
@@ -252,7 +253,9 @@ def text_of(artifact: Artifact, token_ids: Sequence[int]) -> str:
 
 
 @asynccontextmanager
-async def running_agent(data_dir: Path, **sections: dict[str, Any]) -> AsyncIterator[AgentClient]:
+async def running_agent(
+    data_dir: Path, *, engines: Sequence[EngineKind] = ("simulated",), **sections: dict[str, Any]
+) -> AsyncIterator[AgentClient]:
     """Start an agent with the given settings by section, serve it on a free port, stop it at the end."""
     small = {
         "data_dir": str(data_dir),
@@ -262,7 +265,7 @@ async def running_agent(data_dir: Path, **sections: dict[str, Any]) -> AsyncIter
     for section, values in sections.items():
         small[section] = {**small.get(section, {}), **values}  # type: ignore[dict-item]  # sections are mappings
     config: Config = replace(Config(), small)
-    agent = Agent(config, SECRET, SystemClock(), engines=["simulated"])
+    agent = Agent(config, SECRET, SystemClock(), engines=engines)
     await agent.start()
     try:
         server = await start_http(create_app(agent), listen("127.0.0.1", 0, key="agent.port"))
