@@ -23,7 +23,6 @@ from serverlessllm.clock import SystemClock
 from serverlessllm.config import MIB, Config, replace
 from serverlessllm.engine.simulated.engine import expected_ids
 from serverlessllm.text.tokenizer import TextModel
-from serverlessllm.types import EngineKind
 from serverlessllm.wire.agent import SECRET_HEADER, AgentStatus, InferHeaders, LoadResult
 from serverlessllm.wire.openai import Endpoint
 from serverlessllm.wire.resume import CONTENT_TYPE, ResumeHead, encode_resume
@@ -254,7 +253,7 @@ def text_of(artifact: Artifact, token_ids: Sequence[int]) -> str:
 
 @asynccontextmanager
 async def running_agent(
-    data_dir: Path, *, engines: Sequence[EngineKind] = ("simulated",), **sections: dict[str, Any]
+    data_dir: Path, *, engines: Any = ("simulated",), **sections: dict[str, Any]
 ) -> AsyncIterator[AgentClient]:
     """Start an agent with the given settings by section, serve it on a free port, stop it at the end."""
     small = {
