@@ -29,6 +29,9 @@ class MovingReader:
         self.at = agents[0]
         self.num_hops = 0
         self.num_returns = 0
+        self.returned = asyncio.Event()
+        self.is_blind = False
+        """He cannot reach destinations."""
         self._artifact = artifact
         self._seed = 0
         self._changed = asyncio.Event()
@@ -57,8 +60,8 @@ class MovingReader:
     async def _go_on(self, moving: Moving) -> Moving | None:
         """At the destination; back at the source where it has nothing."""
         source = self.at
-        target = next(agent for agent in self.agents if agent.url == moving.address)
-        for agent in (target, source):
+        target = next(agent for agent in self.agents if agent.agent.agent_id == moving.agent_id)
+        for agent in (source,) if self.is_blind else (target, source):
             name = RunName("default", self.request_id, self._seed, moving.hop)
             url = f"{agent.url}/infer/{self.request_id}?from={moving.seq}"
             with suppress(aiohttp.ClientConnectionError):
@@ -68,7 +71,9 @@ class MovingReader:
                     if response.status == 200:
                         self.at = agent
                         self.num_hops += agent is target
-                        self.num_returns += agent is source
+                        if agent is source:
+                            self.num_returns += 1
+                            self.returned.set()
                         return await self._follow(response)
         raise AssertionError(f"nobody has {self.request_id} after {moving}: {response.status}")
 

@@ -43,6 +43,8 @@ class RunningAnswer:
         self.num_sampled = 0
         self.inference: Inference | None = inference
         """Until it has ended."""
+        self.next_hop = inference.headers.hop + 1
+        """The number of the run that it becomes where it moves to; each try takes one."""
         self._notice = b""
         self._on_end = on_end
         self._events: deque[tuple[int, bytes]] = deque()

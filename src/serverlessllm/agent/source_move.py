@@ -61,6 +61,8 @@ class SourceMove:
         self._num_sent: list[int] = []
         self._status: StandbyStatus | None = None
         self._began_s = time.perf_counter()
+        self._hop = answer.next_hop
+        answer.next_hop += 1
         self._prepare_ms = 0.0
         self._handover_ms = 0.0
         self._reclaimed = asyncio.Event()
@@ -108,7 +110,7 @@ class SourceMove:
         """Rounds until the rest is small. Raises what the destination says; MigrationRefusedError."""
         inference = self._inference()
         self._num_sent = [0] * len(inference.progress)
-        headers = msgspec.structs.replace(inference.headers, hop=inference.headers.hop + 1)
+        headers = msgspec.structs.replace(inference.headers, hop=self._hop)
         first = StandbyRound(
             prompt_ids=inference.prompt_ids, choices=[StandbyChoice() for _ in inference.progress]
         )
@@ -141,7 +143,7 @@ class SourceMove:
         moving = Moving(
             self.asked.dest_agent,
             self.asked.dest_address,
-            inference.headers.hop + 1,
+            self._hop,
             inference.last_seq,
             self.asked.move_id,
         )

@@ -26,12 +26,12 @@ import msgspec
 from serverlessllm.errors import WireError
 from serverlessllm.types import AnswerFinish
 from serverlessllm.wire.field_bounds import MAX_CHOICES, MAX_TOKENS_BOUND
+from serverlessllm.wire.sse import MOVING_COMMENT
 
 CONTENT_TYPE: Final = "application/vnd.sllm.standby"
 VERSION: Final = 1
 MAX_HEAD_BYTES: Final = 32 << 20
 MAX_BLOCKS_BYTES: Final = 64 << 20
-MOVING_COMMENT: Final = b": moving "
 _LENGTH: Final = struct.Struct("<I")
 _MAX_ID: Final = (1 << 32) - 1
 _DIGEST_BYTES: Final = 32
