@@ -67,6 +67,14 @@ class OrchestratorConfig:
     )
     max_body_bytes: int = setting(8 * MIB, "Largest request body.", low=1024)
     max_retries: int = setting(3, "Silent retries of a request before its first byte.", low=0, high=16)
+    max_resumes: int = setting(
+        8, "How often a broken stream is continued before it ends with an error.", low=0, high=64
+    )
+    stall_timeout_s: float = setting(
+        30.0,
+        "How long a stream may bring no byte after its first token before it is continued elsewhere; 0: for ever.",
+        low=0.0,
+    )
     num_workers: int = setting(
         1,
         "Processes that serve the port together, where one core is not enough (`sllm orchestrator` alone).",

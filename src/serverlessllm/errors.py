@@ -29,6 +29,7 @@
     │   ├── CannotResumeError        409  (agent → orchestrator) another prompt or text than the cut stream's
     │   ├── EngineError              500  an engine reported a failure of its own
     │   ├── UnreachableError         503  (in a client) no server answers at the address
+    │   │   └── StalledError              (in a client) the connection is there, but no byte comes
     │   │   └── CertificateError     503  (in a client) TLS failed: a certificate is wrong, and says which
     │   └── MetadataUnavailableError 503  the metadata store cannot be reached
     ├── CheckpointError              400  a checkpoint is not what it claims; `param` names where
@@ -244,6 +245,12 @@ class CertificateError(UnreachableError):
     """In a client of ours: TLS failed. The message says whose certificate is wrong and what to do."""
 
     code = "certificate_error"
+
+
+class StalledError(UnreachableError):
+    """In a client of ours: an answer that had begun went silent for longer than is waited for."""
+
+    code = "stalled"
 
 
 class HoldDeadlineError(ServiceError):

@@ -65,15 +65,17 @@ class RunningAnswers:
         headers = inference.headers
         key = (headers.tenant, headers.request_id)
         known = self._by_key.get(key)
-        fence = self._fences.get((*key, headers.seed), -1)
-        if known is not None and known.headers.seed == headers.seed:
-            fence = max(fence, known.headers.hop)
-        if headers.hop <= fence:
+        is_same = known is not None and known.headers.seed == headers.seed
+        if headers.hop <= self._fences.get((*key, headers.seed), -1) or (
+            known is not None and is_same and headers.hop < known.headers.hop
+        ):
             raise StaleAttemptError(
-                f"run {headers.hop} of request {headers.request_id} is over: {fence} or a later one took its place",
+                f"run {headers.hop} of request {headers.request_id} is over: it was cancelled, or a later one came",
                 source="agent",
             )
-        if known is not None and (known.headers.seed == headers.seed or not known.num_readers):
+        if known is not None and is_same and headers.hop == known.headers.hop:
+            return known  # sent twice, because a kept connection broke
+        if known is not None and (is_same or not known.num_readers):
             self._end(known, "a later run took its place")
 
         def ended(answer: RunningAnswer) -> None:

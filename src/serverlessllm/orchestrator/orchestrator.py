@@ -24,8 +24,10 @@ from serverlessllm.orchestrator.changes import Changes
 from serverlessllm.orchestrator.decisions import DecisionRing
 from serverlessllm.orchestrator.destinations import Destinations
 from serverlessllm.orchestrator.disks import Disks
+from serverlessllm.orchestrator.dispatch import Dispatch
 from serverlessllm.orchestrator.fetches import Fetches
 from serverlessllm.orchestrator.hedge import Hedge
+from serverlessllm.orchestrator.holding import Holding
 from serverlessllm.orchestrator.keyring import Keyring
 from serverlessllm.orchestrator.members import Members
 from serverlessllm.orchestrator.models import Models
@@ -128,19 +130,12 @@ class Orchestrator:
         self._idle_task: asyncio.Task[None] | None = None
 
     def _new_proxy(self, routing: Routing, secret: str, clock: Clock) -> Proxy:
-        return Proxy(
-            self.models,
-            self.agents,
-            self._table,
-            routing,
-            self.wakes,
-            self.ring,
-            RequestMetrics(self.metrics, clock),
-            self.config,
-            secret,
-            clock,
-            self._breakers,
+        metrics = RequestMetrics(self.metrics, clock)
+        holding = Holding(self.wakes, self.agents, self.config, clock)
+        dispatch = Dispatch(
+            routing, self._table, holding, self._breakers, metrics, self.config, secret, clock
         )
+        return Proxy(self.models, self.ring, dispatch, metrics, self.config, secret, clock)
 
     def render_metrics(self) -> bytes:
         """Prometheus' text format."""
@@ -167,6 +162,7 @@ class Orchestrator:
         if self._idle_task is not None:
             self._idle_task.cancel()
             await asyncio.gather(self._idle_task, return_exceptions=True)
+        await self.proxy.stop()
         await self.wakes.stop()
         await self._destinations.stop()
         await self._hedge.flush()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our HTTP/1.1 client of `POST /infer`: asyncio.Protocol and httptools, a keep-alive pool per agent.
+"""Our HTTP/1.1 client of `/infer`: asyncio.Protocol and httptools, a keep-alive pool per agent.
 
 Written for the hot path: one request at a time per connection, the body's bytes are handed on as they came.
 Knows no model, no stream grammar and no retries beyond its own: a kept connection that turns out to be closed
@@ -19,6 +19,7 @@ from serverlessllm.config import TlsConfig
 from serverlessllm.errors import ConfigError, SllmError, UnreachableError, WireError
 from serverlessllm.sdk.tls import ClientTls, certificate_error
 
+JSON: Final = "application/json"
 CONNECT_TIMEOUT_S: Final = 5.0
 DRAIN_S: Final = 1.0
 MAX_IDLE_CONNECTIONS: Final = 256
@@ -147,6 +148,11 @@ class _Connection(asyncio.Protocol):
             self._transport.resume_reading()
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
+    def fail(self, error: SllmError) -> None:
+        """Close at once; its reader gets `error`."""
+        self.error = error
+        self.abort()
+
     def abort(self) -> None:
         """Close at once; the agent sees a client that left."""
         if self._transport is not None:
@@ -195,6 +201,10 @@ class UpstreamResponse:
                 async with asyncio.timeout(DRAIN_S):
                     await self._connection.read()
 
+    def fail(self, error: SllmError) -> None:
+        """Break it off: whoever reads it gets `error`."""
+        self._connection.fail(error)
+
     def close(self) -> None:
         """Keep the connection if the answer was read to its end, else abort it (which cancels the request)."""
         self._pool.release(self._connection)
@@ -219,17 +229,21 @@ class Upstream:
         """Connections in use or kept."""
         return len(self._open)
 
-    async def post(self, path: str, headers: bytes, body: bytes) -> UpstreamResponse:
-        """POST `body` (JSON); returns when status and headers have arrived.
+    async def send(
+        self, method: str, path: str, headers: bytes, body: bytes = b"", content_type: str = JSON
+    ) -> UpstreamResponse:
+        """Send a request; returns when status and headers have arrived.
 
         `headers` are complete lines, each ended by CRLF. Cancelling closes the connection.
         Raises: UnreachableError when there is no connection or it was lost before the head; WireError.
         """
+        kind = b"content-type: %b\r\n" % content_type.encode() if body else b""
         request = b"".join(
             (
-                b"POST %b HTTP/1.1\r\n" % path.encode(),
+                b"%b %b HTTP/1.1\r\n" % (method.encode(), path.encode()),
                 self._host_line,
-                b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body),
+                kind,
+                b"content-length: %d\r\n" % len(body),
                 headers,
                 b"\r\n",
             )

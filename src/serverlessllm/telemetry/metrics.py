@@ -62,6 +62,12 @@ class OrchestratorMetrics:
         self.wakes = Counter(
             "sllm_wakes", "Wake-ups by outcome (ok, failed).", ["outcome"], registry=registry
         )
+        self.resumes = Counter(
+            "sllm_resumes",
+            "Streams that broke after their first token, by reason and outcome (attached, continued, failed).",
+            ["reason", "outcome"],
+            registry=registry,
+        )
         self.retries = Counter(
             "sllm_retries", "Silent retries before the first byte, by reason.", ["reason"], registry=registry
         )
