@@ -105,5 +105,7 @@ async def test_emptied_node_hands_over_twenty_streams_of_three_models_under_load
             await reading
             num = 50 if stream.request_id.startswith("late") else 600
             assert stream.token_ids == cluster.expected(stream, num) and stream.errors == []
-        assert await cluster.at("late0") is not node
+        after, reading = cluster.start("after", "m0", max_tokens=20)
+        await reading
+        assert after.token_ids == cluster.expected(after, 20) and await cluster.at("after") is not node
         await cluster.all_unused()
