@@ -24,10 +24,13 @@ from serverlessllm.agent.inference import Inference
 from serverlessllm.agent.load import NodeParts
 from serverlessllm.agent.load_messages import bandwidths
 from serverlessllm.agent.loads import Loads
+from serverlessllm.agent.migrations import Migrations
+from serverlessllm.agent.prepared import PreparedInference
 from serverlessllm.agent.replica import Replica, ReplicaKey
 from serverlessllm.agent.reporter import Reporter
 from serverlessllm.agent.running_answer import RunningAnswer
 from serverlessllm.agent.running_answers import RunningAnswers
+from serverlessllm.agent.standby import Standbys
 from serverlessllm.agent.stopped_workers import StoppedWorkers
 from serverlessllm.arena.arena import Arena
 from serverlessllm.arena.prefault import Prefaulter
@@ -47,6 +50,7 @@ from serverlessllm.loader.io_settings import choose_connections
 from serverlessllm.loader.loader import Loader
 from serverlessllm.loader.manifest import origin_opener
 from serverlessllm.node_profile import NodeProfile
+from serverlessllm.sdk.tls import ClientTls
 from serverlessllm.sources.access import Access
 from serverlessllm.telemetry.metrics import AgentMetrics
 from serverlessllm.text.tokenizer import TextCache
@@ -91,6 +95,8 @@ class Agent:
         self.metrics = AgentMetrics()
         self.events = EventLog(self.boot_id, clock)
         self.answers = RunningAnswers(config.agent.orphan_grace_s, self.metrics)
+        self.migrations = Migrations(self.answers, self.agent_id, secret, self.metrics, ClientTls(config.tls))
+        self.standbys = Standbys(self.answers, self.metrics, self._begin_prepared)
         self.is_running = False
         self._clock = clock
         self._encoding = asyncio.Semaphore(MAX_ENCODINGS)
@@ -159,6 +165,8 @@ class Agent:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.migrations.stop()
+        await self.standbys.stop()
         await self.answers.stop()
         await asyncio.to_thread(self._prefault.stop)
         await self._loads.stop()
@@ -208,6 +216,13 @@ class Agent:
         CannotResumeError.
         """
         return Inference(headers, body, self._replica(headers), self._clock, self._encoding, resumed)
+
+    def prepare(self, headers: InferHeaders, body: bytes) -> PreparedInference:
+        """A request that runs elsewhere, to be prepared at its replica. Raises as `infer`."""
+        return PreparedInference(headers, body, self._replica(headers), self._clock, self._encoding)
+
+    def _begin_prepared(self, inference: PreparedInference) -> None:
+        self.answers.expect_reader(self.answers.start(inference, self.note_tokens))
 
     def embed(self, headers: InferHeaders, body: bytes) -> Embeddings:
         """`POST /infer` for embeddings. Raises: ReplicaGoneError, InvalidRequestError."""

@@ -2,7 +2,7 @@
 """The agent's HTTP surface. Each handler: decode, call the agent, encode.
 
 Every call but `/metrics` and `/healthz` needs the cluster secret. Errors have OpenAI's shape. The reserved paths
-(`/migrate /snapshot /restore /shards/…`) are 404 like any other that is not built.
+(`/snapshot /restore /shards/…`) are 404 like any other that is not built.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import msgspec
 from aiohttp import web
 
 from serverlessllm.agent.agent import Agent
+from serverlessllm.agent.standby_api import add_routes as add_move_routes
 from serverlessllm.agent.stream import answer_embeddings, answer_stream, answer_whole
 from serverlessllm.errors import (
     AuthenticationError,
@@ -56,6 +57,7 @@ def create_app(agent: Agent) -> web.Application:
     app.router.add_post("/infer", _infer)
     app.router.add_get("/infer/{request_id}", _attach, allow_head=False)
     app.router.add_delete("/infer/{request_id}", _cancel)
+    add_move_routes(app, lambda request: request.app[AGENT])
     app.router.add_get("/events", _events, allow_head=False)
     app.router.add_get("/status", _status)
     app.router.add_get("/disk", _disk)
@@ -139,8 +141,12 @@ async def _infer(request: web.Request) -> web.StreamResponse:
 
 async def _attach(request: web.Request) -> web.StreamResponse:
     agent = request.app[AGENT]
-    running = agent.answers.find(RunName.decode(request.match_info["request_id"], request.headers))
+    name = RunName.decode(request.match_info["request_id"], request.headers)
+    await agent.standbys.live(name)
+    running = agent.answers.find(name)
     async with agent.answers.reading(running):
+        agent.migrations.reclaim(running)
+        agent.standbys.claimed(running.headers)
         return await answer_stream(request, running, _from_seq(request.query.get("from")) or 0)
 
 

@@ -12,6 +12,7 @@ from array import array
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 import msgspec
 from blake3 import blake3
@@ -20,11 +21,11 @@ from serverlessllm.agent.answer import Answer, Piece
 from serverlessllm.agent.chat_prompt import template_messages, template_tools
 from serverlessllm.agent.continuation import Continuation
 from serverlessllm.agent.kv_request import KvRequest
+from serverlessllm.agent.progress import ChoiceProgress
 from serverlessllm.agent.queue import NO_DEADLINE_S
 from serverlessllm.agent.replica import Replica
 from serverlessllm.agent.tooling import Tooling
 from serverlessllm.clock import Clock
-from serverlessllm.engine.slot import Slot
 from serverlessllm.errors import ContextLengthError, HoldDeadlineError, InvalidRequestError
 from serverlessllm.text.stop_strings import StopStrings
 from serverlessllm.text.tokenizer import AlignedPrompt, TextModel
@@ -34,6 +35,9 @@ from serverlessllm.wire.agent import InferHeaders, InferTiming
 from serverlessllm.wire.openai import ChatRequest, CompletionRequest, PromptTokensDetails, TextEndpoint, Usage
 from serverlessllm.wire.resume import ResumeHead
 from serverlessllm.wire.worker import Generate, TokenEvent
+
+HOLD_WAIT_S: Final = 0.5
+"""An id that takes longer is not waited for."""
 
 
 class Inference:
@@ -53,6 +57,7 @@ class Inference:
         Raises: InvalidRequestError, UnsupportedFieldError naming the field; CannotResumeError.
         """
         self.headers = headers
+        self.body = body
         self.endpoint: TextEndpoint = "chat" if headers.endpoint == "chat" else "completions"
         self.request = openai.parse(self.endpoint, body)
         self.prompt_ids: list[int] = []
@@ -60,12 +65,39 @@ class Inference:
         self.continued = None if resumed is None else Continuation(resumed, self.request.num_choices)
         self.num_tokens = 0 if resumed is None else resumed.num_tokens
         self._seq = 0 if resumed is None else resumed.seq
+        self.progress = _progress_of(resumed, self.request.num_choices)
+        self._may_emit = asyncio.Event()
+        self._may_emit.set()
+        self._has_sampled = asyncio.Event()
         self._replica = replica
         self._clock = clock
         self._encoding = encoding
         left_s = headers.deadline_ms / 1e3
         self._left_s = left_s if left_s > 0 else None
         self._deadline_s = NO_DEADLINE_S if self._left_s is None else clock.monotonic_s() + left_s
+
+    async def hold(self) -> None:
+        """Give out nothing behind the next id; the engine goes on, and what it samples waits here for `release`.
+
+        Behind an id, because whoever goes on from there needs a whole step for the next one: what has passed of ours
+        would be lost.
+        """
+        self._has_sampled.clear()
+        try:
+            async with asyncio.timeout(HOLD_WAIT_S):
+                await self._has_sampled.wait()
+        except TimeoutError:
+            pass
+        self._may_emit.clear()
+
+    def release(self) -> None:
+        """Give out again."""
+        self._may_emit.set()
+
+    @property
+    def replica(self) -> Replica:
+        """Where it runs."""
+        return self._replica
 
     @property
     def prompt_digest(self) -> str:
@@ -138,7 +170,9 @@ class Inference:
             cached = self._follow_cache(prompt)
             for piece in missing:
                 yield piece
-            async with aclosing(self._sampled(slot, generate, answers, ended, queue_ms)) as pieces:
+            generated = () if self.continued is None else self.continued.generated
+            events = slot.generate(generate, len(answers), ended, generated)
+            async with aclosing(self._sampled(events, answers, ended, queue_ms)) as pieces:
                 async for piece in pieces:
                     if cached is not None:
                         cached.push(piece)
@@ -154,25 +188,40 @@ class Inference:
         return cached
 
     async def _sampled(
-        self, slot: Slot, generate: Generate, answers: list[Answer], ended: set[int], queue_ms: float
+        self,
+        source: AsyncGenerator[TokenEvent, None],
+        answers: list[Answer],
+        ended: set[int],
+        queue_ms: float,
     ) -> AsyncGenerator[Piece, None]:
         """The pieces that the engine's ids make; closed with the generator that reads it."""
-        generated = () if self.continued is None else self.continued.generated
-        async with aclosing(slot.generate(generate, len(answers), ended, generated)) as events:
+        async with aclosing(source) as events:
             async for event in events:
+                if not self._may_emit.is_set():
+                    await self._may_emit.wait()
                 answer = answers[event.choice]
                 if event.choice in ended:
                     continue  # sampled before the engine knew of the stop string
                 self._note(event, queue_ms)
-                # Ids that were held back when a stream was cut are counted in its last seq: catch up, never repeat.
-                piece = answer.push(event, max(self.num_tokens, self._seq + 1))
+                piece = self._push(answer, event)
                 if piece is not None:
-                    self._seq = piece.seq
                     yield piece
                 if answer.finish is not None:
                     ended.add(event.choice)
                     if len(ended) == len(answers):
                         return
+
+    def _push(self, answer: Answer, event: TokenEvent) -> Piece | None:
+        """Give an id to its answer, and note how far that is."""
+        progress = self.progress[event.choice]
+        progress.token_ids.append(event.token_id)
+        # Ids that were held back when a stream was cut are counted in its last seq: catch up, never repeat.
+        piece = answer.push(event, max(self.num_tokens, self._seq + 1))
+        if piece is not None:
+            self._seq = piece.seq
+            progress.deliver(piece)
+        self._has_sampled.set()
+        return piece
 
     async def _continue(self, answers: list[Answer], ended: set[int], max_tokens: int) -> list[Piece]:
         """Bring a continued answer to where its reader is; returns what he lacks of it, if anything."""
@@ -191,7 +240,10 @@ class Inference:
                 ended.add(index)
                 missing.append(Piece("", [], self._seq, "length", index))
         continued.told = [piece for pieces in replayed.values() for piece in pieces]
-        return [piece for piece in missing if piece is not None]
+        lacking = [piece for piece in missing if piece is not None]
+        for piece in lacking:
+            self.progress[piece.choice].deliver(piece)
+        return lacking
 
     def _answer(self, text: TextModel, choice: int, tooling: Tooling) -> Answer:
         token_bytes = text.token_bytes if self.request.num_logprobs >= 0 else None
@@ -240,6 +292,14 @@ class Inference:
             )
         elif event.cached_tokens:  # from an engine that learns it late
             self.timing = msgspec.structs.replace(self.timing, cached_tokens=event.cached_tokens)
+
+
+def _progress_of(resumed: ResumeHead | None, num_choices: int) -> list[ChoiceProgress]:
+    if resumed is None:
+        return [ChoiceProgress() for _ in range(num_choices)]
+    return [
+        ChoiceProgress(choice.token_ids, choice.num_characters, choice.finish) for choice in resumed.choices
+    ]
 
 
 def max_tokens(request: ChatRequest | CompletionRequest, num_prompt_tokens: int, context_tokens: int) -> int:

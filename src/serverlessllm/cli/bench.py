@@ -22,6 +22,7 @@ BENCHMARKS: Final = {
     "fetch": "fetch",
     "gpu-cold-start": "gpu_cold_start",
     "load": "load",
+    "migrate": "migrate",
     "proxy": "proxy",
     "stream-load": "stream_load",
 }
@@ -46,8 +47,8 @@ def checkout(package: Path) -> Path:
 def bench(name: str, arguments: tuple[str, ...]) -> int:
     """Run a benchmark of this checkout.
 
-    NAME is cold-start, load, fetch, stream-load, engine, gpu-cold-start, proxy or agents; ARGUMENTS go to it (try
-    `sllm bench fetch --help`). It prints a table and, as its last line, one JSON object.
+    NAME is cold-start, load, fetch, stream-load, engine, migrate, gpu-cold-start, proxy or agents; ARGUMENTS go to
+    it (try `sllm bench fetch --help`). It prints a table and, as its last line, one JSON object.
     """
     root = checkout(Path(serverlessllm.__file__).parent)
     path = root / "benchmarks" / BENCHMARKS[name] / "run.py"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from serverlessllm.cli import exit_codes
+from serverlessllm.cli.moves import migrate_request
 from serverlessllm.cli.session import Session, server_options
 from serverlessllm.cli.terminal import print_fields, print_json, print_table, show
 from serverlessllm.cli.units import age_text, duration_text
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from serverlessllm.sdk.start_summary import StartSummary
     from serverlessllm.wire.admin import PlacementDecision, RequestView
     from serverlessllm.wire.hop import Hop
+    from serverlessllm.wire.migrate import Mode
 
 
 @click.group(epilog=exit_codes.EPILOG)
@@ -81,6 +83,22 @@ def explain(session: Session, request_id: str) -> None:
     if detail.route is not None:
         click.echo()
         _print_decision("sent to", detail.route)
+
+
+@request.command(epilog=exit_codes.EPILOG)
+@click.argument("request_id", metavar="ID")
+@click.option("--to", "to", default="", metavar="NODE", help="Where to; the cheapest node if left out.")
+@click.option(
+    "--mode",
+    type=click.Choice(["auto", "recompute", "copy"]),
+    default="auto",
+    show_default=True,
+    help="Compute its cache anew there, or copy it.",
+)
+@server_options
+def migrate(session: Session, request_id: str, to: str, mode: Mode) -> None:
+    """Move the running stream ID to another node; its reader notices nothing."""
+    migrate_request(session, request_id, to, mode)
 
 
 def _summary(view: RequestView) -> StartSummary:

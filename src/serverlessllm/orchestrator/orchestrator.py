@@ -22,6 +22,7 @@ from serverlessllm.orchestrator.agents import Agents
 from serverlessllm.orchestrator.breakers import Breakers
 from serverlessllm.orchestrator.changes import Changes
 from serverlessllm.orchestrator.decisions import DecisionRing
+from serverlessllm.orchestrator.destinations import Destinations
 from serverlessllm.orchestrator.disks import Disks
 from serverlessllm.orchestrator.dispatch import Dispatch
 from serverlessllm.orchestrator.fetches import Fetches
@@ -30,6 +31,7 @@ from serverlessllm.orchestrator.holding import Holding
 from serverlessllm.orchestrator.keyring import Keyring
 from serverlessllm.orchestrator.members import Members
 from serverlessllm.orchestrator.models import Models
+from serverlessllm.orchestrator.moves import Moves
 from serverlessllm.orchestrator.placements import Placements
 from serverlessllm.orchestrator.prefill_costs import PrefillCosts
 from serverlessllm.orchestrator.proxy import Proxy
@@ -124,6 +126,8 @@ class Orchestrator:
         self.disks = Disks(self.models, self.agents, self._may_remove_artifacts)
         routing = Routing(self._table, costs, decisions, clock, self._breakers)
         self.proxy = self._new_proxy(routing, secret, clock)
+        self._destinations = Destinations(self.agents, self._table, self._placements)
+        self.moves = Moves(self.models, self.agents, self._destinations, self.ring)
         self._idle_task: asyncio.Task[None] | None = None
 
     def _new_proxy(self, routing: Routing, secret: str, clock: Clock) -> Proxy:
@@ -161,6 +165,7 @@ class Orchestrator:
             await asyncio.gather(self._idle_task, return_exceptions=True)
         await self.proxy.stop()
         await self.wakes.stop()
+        await self._destinations.stop()
         await self._hedge.flush()
         await self.fetches.stop()
         await self.registrations.stop()

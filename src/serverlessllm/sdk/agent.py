@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Client of an agent's control path: `/load`, `/unload`, `/status`, `/disk` and `/events`.
+"""Client of an agent's control path: `/load`, `/unload`, `/status`, `/disk`, `/migrate` and `/events`.
 
 Every error is an `SllmError`: what the agent sent, or UnreachableError. `/infer` is not here: the hot path has a
 client of its own in `orchestrator/upstream.py`.
@@ -29,6 +29,7 @@ from serverlessllm.wire.agent import (
 )
 from serverlessllm.wire.disk import CleanNode, DiskCleaned, DiskStatus
 from serverlessllm.wire.events import HEARTBEAT_S, KNOWN_TAGS, AgentEvent
+from serverlessllm.wire.migrate import MigrateRequest, MigrateResult, RunList
 
 T = TypeVar("T")
 
@@ -95,6 +96,14 @@ class AgentClient:
     async def clean_disk(self, request: CleanNode) -> DiskCleaned:
         """Remove what nobody needs."""
         return await self._post("/disk/clean", request, DiskCleaned, DELETE_TIMEOUT)
+
+    async def runs(self) -> RunList:
+        """The streams that run there."""
+        return await self._get("/infer", RunList)
+
+    async def migrate(self, request: MigrateRequest) -> MigrateResult:
+        """Move a stream away from there; returns when it is settled."""
+        return await self._post("/migrate", request, MigrateResult, LOAD_TIMEOUT)
 
     async def events(self, from_seq: int | None = None) -> AsyncGenerator[tuple[int, AgentEvent], None]:
         """(seq, event), from a snapshot or from what came after `from_seq`; see `wire/events.py`.

@@ -27,6 +27,8 @@ _ERRNO: Final = re.compile(r"\[Errno -?\d+\] ")
 TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
 DELETE_TIMEOUT: Final = httpx.Timeout(300.0, connect=5.0)
 """Some file systems take a second to delete 100 GB."""
+MOVE_TIMEOUT: Final = httpx.Timeout(600.0, connect=5.0)
+"""A move may bring a model up at its destination first."""
 STREAM_TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0, read=None)
 """A held request is silent for as long as its model needs; the server's own deadlines end it."""
 

@@ -70,6 +70,19 @@ class OrchestratorMetrics:
             ["reason", "outcome"],
             registry=registry,
         )
+        self.moves = Counter(
+            "sllm_stream_moves",
+            "Streams whose agent handed them over, by outcome (moved, returned).",
+            ["outcome"],
+            registry=registry,
+        )
+        self.move_pause_seconds = Histogram(
+            "sllm_move_pause_seconds",
+            "What a stream's client waited from the last id of one agent to the first of the next.",
+            ["model"],
+            buckets=FINE_SECONDS,
+            registry=registry,
+        )
         self.retries = Counter(
             "sllm_retries", "Silent retries before the first byte, by reason.", ["reason"], registry=registry
         )
@@ -169,6 +182,39 @@ class AgentMetrics:
             "sllm_orphans_ended",
             "Streams that were without a connection, by what came of them: attached, expired, cancelled.",
             ["outcome"],
+            registry=registry,
+        )
+
+        self._declare_moves(registry)
+
+    def _declare_moves(self, registry: CollectorRegistry) -> None:
+        """Running requests that go to other agents, and come from them."""
+        self.migrations = Counter(
+            "sllm_migrations",
+            "Moves of running requests away from this agent, by who asked (asked, drain, room), how "
+            "(recompute, copy) and outcome (moved, stayed, ended, unknown).",
+            ["reason", "mode", "outcome"],
+            registry=registry,
+        )
+        self.migration_rounds = Counter(
+            "sllm_migration_rounds", "Rounds of ids that moves sent.", registry=registry
+        )
+        self.migrated_tokens = Counter(
+            "sllm_migrated_tokens", "Generated ids that moves sent.", registry=registry
+        )
+        self.migration_copied_bytes = Counter(
+            "sllm_migration_copied_bytes", "Keys and values that moves copied.", registry=registry
+        )
+        self.migration_prepare_seconds = Histogram(
+            "sllm_migration_prepare_seconds",
+            "Time that moves took beside the decoding.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.moving = Gauge("sllm_migrations_running", "Moves away that are under way.", registry=registry)
+        self.standbys = Gauge(
+            "sllm_standbys",
+            "Requests that are, or lately were, prepared here while they run elsewhere.",
             registry=registry,
         )
 
