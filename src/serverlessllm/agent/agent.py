@@ -24,6 +24,8 @@ from serverlessllm.agent.inference import Inference
 from serverlessllm.agent.load import NodeParts
 from serverlessllm.agent.load_messages import bandwidths
 from serverlessllm.agent.loads import Loads
+from serverlessllm.agent.node_gauges import NodeGauges
+from serverlessllm.agent.node_traces import NodeTraces
 from serverlessllm.agent.replica import Replica, ReplicaKey
 from serverlessllm.agent.reporter import Reporter
 from serverlessllm.arena.arena import Arena
@@ -47,6 +49,7 @@ from serverlessllm.loader.manifest import origin_opener
 from serverlessllm.node_profile import NodeProfile
 from serverlessllm.sources.access import Access
 from serverlessllm.telemetry.metrics import AgentMetrics
+from serverlessllm.telemetry.spans import SpanSink
 from serverlessllm.text.tokenizer import TextCache
 from serverlessllm.types import EngineKind, check_model_name, is_revision, mint_id
 from serverlessllm.wire import WIRE_VERSION
@@ -77,21 +80,32 @@ class Agent:
     """
 
     def __init__(
-        self, config: Config, secret: str, clock: Clock, *, engines: Sequence[EngineKind] | None = None
+        self,
+        config: Config,
+        secret: str,
+        clock: Clock,
+        *,
+        engines: Sequence[EngineKind] | None = None,
+        spans: SpanSink | None = None,
     ) -> None:
-        """`secret` is the cluster's. `engines` that may be used here; None takes all that are installed."""
+        """`secret` is the cluster's. `engines` that may be used here; None takes all that are installed.
+
+        `spans` takes our part of traces.
+        """
         self.config = config
         self.secret = secret
         self.agent_id = _agent_id(config.data_path)
         self.boot_id = mint_id("boot")
         self.engines = list(installed_engines(config) if engines is None else engines)
         self.metrics = AgentMetrics()
+        self.traces = NodeTraces(spans, self.agent_id, clock)
         self.events = EventLog(self.boot_id, clock)
         self.is_running = False
         self._clock = clock
         self._encoding = asyncio.Semaphore(MAX_ENCODINGS)
         self._tasks: list[asyncio.Task[None]] = []
         self._prefault: Prefaulter
+        self._gauges: NodeGauges
         self.disk: NodeDisk
         self._parts: NodeParts
         self._loads: Loads
@@ -126,12 +140,15 @@ class Agent:
                 io_profile=io_profile,
                 open_origin=origin_opener(access),
                 num_fetch_workers=choose_connections(config.sources, io_profile),
+                on_corrupt=lambda tier, number: self.metrics.corrupt_shards.labels(tier).inc(number),
             ),
             slots=slots,
             texts=TextCache(config.agent.tokenizer_cache_size),
             reporter=Reporter(self.events, self.metrics, arena, self._clock),
+            traces=self.traces,
         )
         self._loads = Loads(self._parts)
+        self._gauges = NodeGauges(self.metrics, arena, nvme)
         self.disk = NodeDisk(
             self.agent_id, DiskInventory(data_path, nvme), self._parts.loader, self._bound_revisions
         )
@@ -216,7 +233,8 @@ class Agent:
         return replica
 
     def note_tokens(self, inference: Inference) -> None:
-        """Count what a request generated, once it is over."""
+        """Count what a request generated, once it is over, and tell its trace."""
+        self.traces.inferred(inference)
         self.metrics.generated_tokens.labels(inference.headers.model).inc(inference.num_tokens)
 
     def status(self) -> AgentStatus:
@@ -247,13 +265,9 @@ class Agent:
         """The first event of `/events`."""
         return Snapshot(self.status(), self._loads.kv_chunks())
 
-    def render_metrics(self) -> bytes:
+    async def render_metrics(self) -> bytes:
         """`GET /metrics`."""
-        for name, number in self._slots().items():
-            engine, _, state = name.partition(".")
-            self.metrics.slots.labels(engine, state).set(number)
-        self.metrics.arena_bytes.labels("touched").set(self._parts.arena.touched_free_bytes)
-        return self.metrics.render()
+        return await self._gauges.render(self._slots())
 
     def _slots(self) -> dict[str, int]:
         """`engine.state` → number."""

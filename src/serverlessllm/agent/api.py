@@ -27,6 +27,7 @@ from serverlessllm.errors import (
     SllmError,
 )
 from serverlessllm.telemetry import metrics
+from serverlessllm.wire import trace_context
 from serverlessllm.wire.agent import SECRET_HEADER, InferHeaders, LoadRequest, UnloadRequest
 from serverlessllm.wire.disk import CleanNode
 from serverlessllm.wire.openai import field_error
@@ -91,6 +92,8 @@ async def _secret(request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get(SECRET_HEADER, "").encode("utf-8", "surrogateescape")
         if not hmac.compare_digest(given, request.app[AGENT].secret.encode()):
             raise AuthenticationError(f"header {SECRET_HEADER}: missing, or not this cluster's secret")
+    # Whatever the call starts works for the same trace.
+    trace_context.enter(trace_context.parse(request.headers.get(trace_context.TRACEPARENT)))
     return await handler(request)
 
 
@@ -143,7 +146,7 @@ async def _clean_disk(request: web.Request) -> web.Response:
 
 
 async def _metrics(request: web.Request) -> web.Response:
-    body = request.app[AGENT].render_metrics()
+    body = await request.app[AGENT].render_metrics()
     return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
 
 

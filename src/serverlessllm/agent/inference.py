@@ -29,11 +29,15 @@ from serverlessllm.types import adapter_salt
 from serverlessllm.wire import openai
 from serverlessllm.wire.agent import InferHeaders, InferTiming
 from serverlessllm.wire.openai import ChatRequest, CompletionRequest, PromptTokensDetails, TextEndpoint, Usage
+from serverlessllm.wire.trace_context import current_header
 from serverlessllm.wire.worker import Generate, TokenEvent
 
 
 class Inference:
-    """`pieces` once, inside `within_deadline`. `timing` is there with the first piece, `usage` after the last."""
+    """`pieces` once, inside `within_deadline`. `timing` is there with the first piece, `usage` after the last.
+
+    `began_s` and `first_token_s` are Unix time.
+    """
 
     def __init__(
         self, headers: InferHeaders, body: bytes, replica: Replica, clock: Clock, encoding: asyncio.Semaphore
@@ -48,7 +52,8 @@ class Inference:
         self.prompt_ids: list[int] = []
         self.timing: InferTiming | None = None
         self.num_tokens = 0
-        self._replica = replica
+        self.replica = replica
+        self.began_s = self.first_token_s = clock.wall_s()
         self._clock = clock
         self._encoding = encoding
         left_s = headers.deadline_ms / 1e3
@@ -85,7 +90,7 @@ class Inference:
         Raises: ContextLengthError, InvalidRequestError before the first piece; ReplicaGoneError, QueueFullError,
         HoldDeadlineError while it waits; WorkerLostError, EngineError at any time.
         """
-        text = self._replica.text
+        text = self.replica.text
         tooling = Tooling(self.request, text)
         prompt = await self._encode(text, tooling)
         self.prompt_ids = prompt.ids
@@ -94,15 +99,15 @@ class Inference:
         answers = [self._answer(text, choice, tooling) for choice in range(self.request.num_choices)]
         ended: set[int] = set()
         queued_s = self._clock.monotonic_s()
-        async with self._replica.turn(self.headers.priority, self._deadline_s) as slot:
+        async with self.replica.turn(self.headers.priority, self._deadline_s) as slot:
             queue_ms = (self._clock.monotonic_s() - queued_s) * 1e3
             if spellings is not None:
                 slot.teach(spellings)
             if self.headers.adapter:
                 directory = Path(self.headers.adapter_artifact)
-                await self._replica.load_adapter(slot, self.headers.adapter, directory)
+                await self.replica.load_adapter(slot, self.headers.adapter, directory)
             salt = adapter_salt(self.headers.cache_salt, self.headers.adapter)
-            cached = self._replica.follow_cache(salt, self.request, prompt)
+            cached = self.replica.follow_cache(salt, self.request, prompt)
             async with aclosing(slot.generate(generate, len(answers), ended)) as events:
                 async for event in events:
                     answer = answers[event.choice]
@@ -141,19 +146,21 @@ class Inference:
         return Generate(
             request_id=self.headers.request_id,
             prompt_ids=self.prompt_ids,
-            max_tokens=max_tokens(self.request, len(self.prompt_ids), self._replica.max_model_len_tokens),
+            max_tokens=max_tokens(self.request, len(self.prompt_ids), self.replica.max_model_len_tokens),
             sampling=self.request.sampling(self.headers.seed),
             stop_token_ids=[] if self.request.ignore_eos else list(text.stop_token_ids),
             cache_salt=self.headers.cache_salt,
             logprobs=self.request.num_logprobs,
             grammar=grammar,
             adapter=self.headers.adapter,
+            traceparent=current_header(),
         )
 
     def _note(self, event: TokenEvent, queue_ms: float) -> None:
         self.num_tokens += 1
         if self.timing is None:
-            stream = self._replica.stream
+            self.first_token_s = self._clock.wall_s()
+            stream = self.replica.stream
             self.timing = InferTiming(
                 queue_ms=queue_ms + event.wait_ms,
                 prefill_ms=event.prefill_ms,

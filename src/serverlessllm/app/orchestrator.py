@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 
-from serverlessllm.app import process
+from serverlessllm.app import process, traces
 from serverlessllm.app.data_dir import DataDir
 from serverlessllm.app.http_server import listen, start_http
 from serverlessllm.clock import SystemClock
@@ -31,7 +31,8 @@ async def start(config: Config, data_dir: DataDir, stack: AsyncExitStack) -> str
         ingest = await start_http(create_ingest_app(Workplace(config), Gate(secret)), ingest_socket)
         stack.push_async_callback(ingest.stop)
         ingest_url = ingest.url
-    orchestrator = Orchestrator(config, store, secret, [], ingest_url, SystemClock())
+    spans = traces.start(config, stack)
+    orchestrator = Orchestrator(config, store, secret, [], ingest_url, SystemClock(), spans=spans)
     await orchestrator.start()
     stack.push_async_callback(orchestrator.stop)
     front = await start_http(create_app(orchestrator), front_socket)

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 
 from serverlessllm.agent.agent import Agent
 from serverlessllm.agent.api import create_app as create_agent_app
-from serverlessllm.app import process
+from serverlessllm.app import process, traces
 from serverlessllm.app.data_dir import DataDir
 from serverlessllm.app.http_server import listen, start_http
 from serverlessllm.clock import SystemClock
@@ -37,7 +37,8 @@ async def start(config: Config, data_dir: DataDir, stack: AsyncExitStack) -> str
     ingest = await start_http(ingest_app, listen(config.ingest.host, config.ingest.port, key="ingest.port"))
     stack.push_async_callback(ingest.stop)
 
-    agent = Agent(config, secret, clock)
+    spans = traces.start(config, stack)
+    agent = Agent(config, secret, clock, spans=spans)
     await agent.start()
     stack.push_async_callback(agent.stop)
     agent_socket = listen(config.agent.host, config.agent.port, key="agent.port")
@@ -48,7 +49,14 @@ async def start(config: Config, data_dir: DataDir, stack: AsyncExitStack) -> str
         shutil.rmtree(data_dir.artifacts / revision, ignore_errors=True)
 
     orchestrator = Orchestrator(
-        config, store, secret, [agent_http.url], ingest.url, clock, remove_artifact=remove_artifact
+        config,
+        store,
+        secret,
+        [agent_http.url],
+        ingest.url,
+        clock,
+        remove_artifact=remove_artifact,
+        spans=spans,
     )
     await orchestrator.start()
     stack.push_async_callback(orchestrator.stop)

@@ -8,6 +8,7 @@ from serverlessllm.orchestrator.replicas import Replica
 from serverlessllm.telemetry.timeline import Timeline
 from serverlessllm.wire.agent import SECRET_HEADER, InferHeaders
 from serverlessllm.wire.openai import Endpoint
+from serverlessllm.wire.trace_context import TRACEPARENT
 
 
 class InferHead:
@@ -43,4 +44,6 @@ class InferHead:
             adapter_artifact="" if adapter is None else adapter.artifact or "",
         ).encode()
         text = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        if timeline.trace is not None:
+            text += f"{TRACEPARENT}: {timeline.trace.header()}\r\n"
         return self._secret_line + text.encode()

@@ -107,8 +107,7 @@ class Wakes:
 
     def _ended(self, wake: Wake, task: asyncio.Task[Woken]) -> None:
         self._forget(wake)
-        is_ok = not task.cancelled() and task.exception() is None
-        self._metrics.wakes.labels("ok" if is_ok else "failed").inc()
+        self._metrics.wakes.labels(_outcome(task)).inc()
 
     def _forget(self, wake: Wake) -> None:
         if self._running.get(wake.model) is wake:
@@ -145,3 +144,10 @@ class Wakes:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _outcome(task: asyncio.Task[Woken]) -> str:
+    """As `sllm_wakes` counts it."""
+    if task.cancelled():
+        return "cancelled"
+    return "ok" if task.exception() is None else "failed"

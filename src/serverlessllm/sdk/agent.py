@@ -25,6 +25,7 @@ from serverlessllm.wire.agent import (
 )
 from serverlessllm.wire.disk import CleanNode, DiskCleaned, DiskStatus
 from serverlessllm.wire.events import HEARTBEAT_S, AgentEvent
+from serverlessllm.wire.trace_context import TRACEPARENT, current_header
 
 T = TypeVar("T")
 
@@ -108,7 +109,7 @@ class AgentClient:
             response = await self._http.post(
                 path,
                 content=msgspec.json.encode(body),
-                headers={"content-type": "application/json"},
+                headers={"content-type": "application/json", **_trace_header()},
                 timeout=timeout,
             )
         except httpx.TransportError as error:
@@ -118,6 +119,12 @@ class AgentClient:
     def _unreachable(self, error: httpx.TransportError) -> UnreachableError:
         reason = str(error) or type(error).__name__
         return UnreachableError(f"agent {self.address} cannot be reached: {reason}", source="agent")
+
+
+def _trace_header() -> dict[str, str]:
+    """On whose behalf we call, if that is known."""
+    header = current_header()
+    return {TRACEPARENT: header} if header else {}
 
 
 class _EventSplitter:

@@ -37,9 +37,8 @@ async def readyz(request: web.Request) -> web.Response:
 
 async def metrics(request: web.Request) -> web.Response:
     """`GET /metrics`: Prometheus' text format."""
-    return web.Response(
-        body=request.app[ORCHESTRATOR].metrics.render(), headers={"Content-Type": CONTENT_TYPE}
-    )
+    body = request.app[ORCHESTRATOR].gauges.render()
+    return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
 
 
 async def openapi(request: web.Request) -> web.Response:
