@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,12 +88,13 @@ def _call(front: LocalServer, agent: LocalServer, receiver: OtlpReceiver) -> Tra
     return Traced(receiver.spans, view, front, agent, status.replicas[0].pid or 0)
 
 
-def _stream(url: str, model: str, **headers: str) -> httpx.Response:
+def _stream(url: str, model: str, max_tokens: int = 8, **headers: str) -> httpx.Response:
     body = {
         "model": model,
         "messages": [{"role": "user", "content": SECRET_WORDS}],
         "stream": True,
-        "max_tokens": 8,
+        "max_tokens": max_tokens,
+        "ignore_eos": True,
     }
     return httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=PATIENCE_S)
 
@@ -152,6 +154,42 @@ def test_log_is_json_with_the_ids_of_the_trace_and_no_prompt(traced: Traced) -> 
         text = server.log_path.read_text()
         assert all("message" in json.loads(line) for line in text.splitlines())
         assert SECRET_WORDS not in text
+
+
+def test_cold_stream_that_moves_is_one_trace_over_front_and_both_nodes(tmp_path: Path) -> None:
+    objects = hub_objects("org/m", directory_files(write_simulated(tmp_path / "m", nbytes=1 << 20)))
+    with RangedServer(objects) as hub, OtlpReceiver("grpc") as receiver:
+        sending = {**SENDING, "HF_ENDPOINT": hub.url(""), "SLLM_TELEMETRY_OTLP_ENDPOINT": receiver.endpoint}
+        with Cluster(tmp_path, f"sqlite:{tmp_path / 'metadata.sqlite'}", sending) as cluster:
+            front, agents = cluster.orchestrator(), [cluster.agent(), cluster.agent()]
+            until_alive(front, 2)
+            with Client(front.url) as client:
+                client.add_model("m", "org/m", engine="simulated", options={"token_s": 0.05})
+                with ThreadPoolExecutor(1) as pool:
+                    call = pool.submit(_stream, front.url, "m", max_tokens=100, traceparent=CALLER)
+                    moving = eventually(
+                        lambda: next((r for r in client.requests() if r.completion_tokens > 3), None)
+                    )
+                    assert client.move_request(moving.request_id).result.state == "moved"
+                    assert call.result().text.rstrip().endswith("[DONE]")
+                view = client.request(moving.request_id).request
+            wanted = {"chat m": 1, "load m": 2, "infer m": 2, "migrate m": 1}
+            eventually(
+                lambda: all(_num(receiver.trace(TRACE_ID), name) == num for name, num in wanted.items())
+            )
+            spans = receiver.trace(TRACE_ID)
+    known = {span.span_id for span in spans} | {"b7ad6b7169203331"}
+    assert {span.parent_span_id for span in spans} <= known
+    pids = {span.pid for span in spans if span.service != "sllm-engine"}
+    assert pids == {front.pid, *(agent.pid for agent in agents)}
+    root = next(span for span in spans if span.name == "chat m")
+    assert (view.start, root.attributes["gen_ai.usage.output_tokens"]) == ("cold", 100)
+    shown = {s.name: s.duration_ms for s in spans if s.attributes.get("sllm.phase") == s.name != "stream"}
+    assert shown == pytest.approx({phase: ms for phase, ms in view.phases.items() if ms > 0}, abs=0.01)
+
+
+def _num(spans: list[ReceivedSpan], name: str) -> int:
+    return sum(span.name == name for span in spans)
 
 
 def test_prompts_are_told_to_who_asks_for_them(tmp_path: Path) -> None:

@@ -24,10 +24,15 @@ from serverlessllm.agent.inference import Inference
 from serverlessllm.agent.load import NodeParts
 from serverlessllm.agent.load_messages import bandwidths
 from serverlessllm.agent.loads import Loads
+from serverlessllm.agent.migrations import Migrations
 from serverlessllm.agent.node_gauges import NodeGauges
 from serverlessllm.agent.node_traces import NodeTraces
+from serverlessllm.agent.prepared import PreparedInference
 from serverlessllm.agent.replica import Replica, ReplicaKey
 from serverlessllm.agent.reporter import Reporter
+from serverlessllm.agent.running_answer import RunningAnswer
+from serverlessllm.agent.running_answers import RunningAnswers
+from serverlessllm.agent.standby import Standbys
 from serverlessllm.arena.arena import Arena
 from serverlessllm.arena.prefault import Prefaulter
 from serverlessllm.clock import Clock
@@ -47,6 +52,7 @@ from serverlessllm.loader.io_settings import choose_connections
 from serverlessllm.loader.loader import Loader
 from serverlessllm.loader.manifest import origin_opener
 from serverlessllm.node_profile import NodeProfile
+from serverlessllm.sdk.tls import ClientTls
 from serverlessllm.sources.access import Access
 from serverlessllm.telemetry.metrics import AgentMetrics
 from serverlessllm.telemetry.spans import SpanSink
@@ -64,6 +70,7 @@ from serverlessllm.wire.agent import (
     UnloadResult,
 )
 from serverlessllm.wire.events import HEARTBEAT_S, SlotsChanged, Snapshot
+from serverlessllm.wire.resume import ResumeHead
 
 MAX_ENCODINGS: Final = 2
 """Prompts encoded at once: each keeps a core busy, and more would only delay what the engines compute."""
@@ -100,6 +107,11 @@ class Agent:
         self.metrics = AgentMetrics()
         self.traces = NodeTraces(spans, self.agent_id, clock)
         self.events = EventLog(self.boot_id, clock)
+        self.answers = RunningAnswers(config.agent.orphan_grace_s, self.metrics)
+        self.migrations = Migrations(
+            self.answers, self.agent_id, secret, self.metrics, ClientTls(config.tls), self.traces.moved
+        )
+        self.standbys = Standbys(self.answers, self.metrics, self._begin_prepared)
         self.is_running = False
         self._clock = clock
         self._encoding = asyncio.Semaphore(MAX_ENCODINGS)
@@ -171,6 +183,9 @@ class Agent:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.migrations.stop()
+        await self.standbys.stop()
+        await self.answers.stop()
         await asyncio.to_thread(self._prefault.stop)
         await self._loads.stop()
         self._parts.reporter.close()
@@ -212,12 +227,21 @@ class Agent:
         is_dropped = request.drop_bytes and self._drop_bytes(request.revision)
         return UnloadResult(unloaded=replica is not None or is_dropped)
 
-    def infer(self, headers: InferHeaders, body: bytes) -> Inference:
-        """`POST /infer`: the request at its replica, not started yet.
+    def infer(self, headers: InferHeaders, body: bytes, resumed: ResumeHead | None = None) -> Inference:
+        """`POST /infer`: the request at its replica, not started yet; `resumed` where its answer was begun elsewhere.
 
-        Raises: ReplicaGoneError when no replica is ready here; InvalidRequestError, UnsupportedFieldError.
+        Raises: ReplicaGoneError when no replica is ready here; InvalidRequestError, UnsupportedFieldError;
+        CannotResumeError.
         """
-        return Inference(headers, body, self._replica(headers), self._clock, self._encoding)
+        return Inference(headers, body, self._replica(headers), self._clock, self._encoding, resumed)
+
+    def prepare(self, headers: InferHeaders, body: bytes) -> PreparedInference:
+        """A request that runs elsewhere, to be prepared at its replica. Raises as `infer`."""
+        return PreparedInference(headers, body, self._replica(headers), self._clock, self._encoding)
+
+    def _begin_prepared(self, inference: PreparedInference) -> None:
+        answer = self.answers.start(inference, lambda ended: self.ended(inference, ended))
+        self.answers.expect_reader(answer)
 
     def embed(self, headers: InferHeaders, body: bytes) -> Embeddings:
         """`POST /infer` for embeddings. Raises: ReplicaGoneError, InvalidRequestError."""
@@ -232,10 +256,10 @@ class Agent:
             )
         return replica
 
-    def note_tokens(self, inference: Inference) -> None:
-        """Count what a request generated, once it is over, and tell its trace."""
-        self.traces.inferred(inference)
-        self.metrics.generated_tokens.labels(inference.headers.model).inc(inference.num_tokens)
+    def ended(self, inference: Inference, work: Inference | RunningAnswer) -> None:
+        """A request's run here is over: count what it generated, and tell its trace."""
+        self.traces.inferred(inference, work.num_sampled)
+        self.metrics.generated_tokens.labels(work.headers.model).inc(work.num_sampled)
 
     def status(self) -> AgentStatus:
         """`GET /status`."""

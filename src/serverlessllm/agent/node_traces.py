@@ -12,7 +12,8 @@ from serverlessllm.agent.replica import Replica
 from serverlessllm.clock import Clock
 from serverlessllm.telemetry.spans import Attribute, Part, Span, SpanSink
 from serverlessllm.wire import trace_context
-from serverlessllm.wire.agent import LoadResult
+from serverlessllm.wire.agent import InferHeaders, LoadResult
+from serverlessllm.wire.migrate import MigrateResult
 from serverlessllm.wire.trace_context import TraceContext
 
 
@@ -54,17 +55,38 @@ class NodeTraces:
             start_s = ended_s - replica.attach_ms / 1e3
             self._add("engine.bind", bind.child(), start_s, ended_s, attributes, part="engine")
 
-    def inferred(self, inference: Inference) -> None:
-        """A request's turn here has ended, however."""
-        parent = trace_context.current()
+    def moved(self, headers: InferHeaders, result: MigrateResult) -> None:
+        """A move of a request away from here has ended: preparing beside the decoding, then the handover."""
+        parent = trace_context.parse(headers.traceparent)
+        if self._sink is None or parent is None or not parent.is_sampled:
+            return
+        ended_s, handover_s = self._clock.wall_s(), result.handover_ms / 1e3
+        attributes: dict[str, Attribute] = {
+            "sllm.agent": self._agent_id,
+            "sllm.outcome": result.state,
+            "sllm.mode": result.mode,
+            "sllm.num_rounds": result.num_rounds,
+            "sllm.num_tokens": result.num_tokens,
+            "sllm.copied_bytes": result.copied_bytes,
+        }
+        migrate, began_s = parent.child(), ended_s - handover_s - result.prepare_ms / 1e3
+        error = "" if result.state in ("moved", "ended") else result.message or result.state
+        self._add(f"migrate {headers.model}", migrate, began_s, ended_s, attributes, error=error)
+        if handover_s > 0:
+            self._add("agent.handover", migrate.child(), ended_s - handover_s, ended_s, attributes)
+
+    def inferred(self, inference: Inference, num_tokens: int) -> None:
+        """A request's run here has ended, however; the engine sampled so many ids for it."""
+        parent = trace_context.parse(inference.headers.traceparent)
         if self._sink is None or parent is None or not parent.is_sampled:
             return
         ended_s, replica, timing = self._clock.wall_s(), inference.replica, inference.timing
         attributes = self._of(replica) | {
             "gen_ai.request.model": inference.headers.model,
             "gen_ai.response.id": inference.headers.request_id,
-            "gen_ai.usage.output_tokens": inference.num_tokens,
+            "gen_ai.usage.output_tokens": num_tokens,
             "sllm.attempt": inference.headers.attempt,
+            "sllm.hop": inference.headers.hop,
         }
         infer = parent.child()
         self._add(

@@ -126,6 +126,16 @@ class Replica:
         return None if self._slot is None else self._slot.pid
 
     @property
+    def slot(self) -> Slot | None:
+        """Its worker, while it has one."""
+        return self._slot
+
+    @property
+    def block_tokens(self) -> int:
+        """Ids per block of its engine's cache; 0 where the engine does not tell."""
+        return self._block_tokens
+
+    @property
     def can_stream(self) -> bool:
         """Whether its slot takes weights that are still arriving."""
         return self._slot is not None and self._slot.hello.streams

@@ -18,7 +18,7 @@ SHORT: Final = {"agent.host": "--host", "agent.port": "--port"}
 @click.command(
     cls=SettingCommand,
     params=process_params(
-        "agent", "arena", "loader", "engine", "sources", "metadata", "telemetry", short=SHORT
+        "agent", "arena", "loader", "engine", "sources", "metadata", "tls", "telemetry", short=SHORT
     ),
     epilog=EPILOG,
 )

@@ -55,19 +55,22 @@ class Members:
         """Whether that agent holds its lease."""
         return self._records.get(Keys.agent(agent_id)) is not None
 
-    async def drain(self, agent_id: str, *, is_drained: bool) -> None:
-        """Let the agent take nothing new, or again. Raises NotFoundError; MetadataUnavailableError."""
+    async def drain(self, agent_id: str, *, is_drained: bool, is_leaving: bool = False) -> None:
+        """Let the agent take nothing new, or again; `is_leaving`: its ready replicas too.
+
+        Raises NotFoundError; MetadataUnavailableError.
+        """
         key = Keys.drained(agent_id)
         known = self._drains.get(key)
         if not is_drained:
             if known is not None:
                 await self._drains.delete(key)
-        elif known is None:
+        elif known is None or (is_leaving and not known.is_leaving):
             if not any(agent_id == link.agent_id for link in self._agents.links):
                 raise NotFoundError(f"no agent {agent_id[:80]!r}; see `sllm node list`", param="id")
-            record = DrainRecord(id=agent_id, since_s=self._clock.wall_s())
+            record = DrainRecord(id=agent_id, since_s=self._clock.wall_s(), is_leaving=is_leaving)
             try:
-                await self._drains.write(key, record, replaces=None)
+                await self._drains.write(key, record, replaces=known)
             except ConflictError:
                 return  # another was faster with the same
         await self._agree()
@@ -84,7 +87,8 @@ class Members:
             self._agents.add(address)
         now_s = self._clock.monotonic_s()
         for link in list(self._agents.links):
-            link.is_drained = self._drains.get(Keys.drained(link.agent_id)) is not None
+            drain = self._drains.get(Keys.drained(link.agent_id))
+            link.is_drained, link.is_leaving = drain is not None, drain is not None and drain.is_leaving
             if link.address in wanted or link.address not in self._found:
                 self._absent_since_s.pop(link.address, None)
                 continue

@@ -13,6 +13,7 @@ from serverlessllm.errors import SllmError
 from serverlessllm.telemetry.metrics import OrchestratorMetrics
 from serverlessllm.telemetry.timeline import Timeline
 from serverlessllm.types import PHASES
+from serverlessllm.wire.hop import Hop, Resumption
 
 NO_TIER = "none"
 """The `tier` label of a hot start: no bytes moved."""
@@ -51,6 +52,11 @@ class RequestMetrics:
         """A silent retry before the first byte."""
         timeline.num_retries += 1
         self._metrics.retries.labels(cause.code).inc()
+
+    def resumed(self, timeline: Timeline, cause: SllmError, outcome: Resumption, seq: int) -> None:
+        """A stream broke after `seq` ids because of `cause`: what came of it."""
+        timeline.hops.append(Hop(timeline.agent_id or "", seq, outcome, cause.code))
+        self._metrics.resumes.labels(cause.code, outcome).inc()
 
     def progressed(self, timeline: Timeline, seq: int) -> None:
         """A read of the stream brought it to `seq` ids."""

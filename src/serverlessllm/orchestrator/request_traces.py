@@ -116,6 +116,10 @@ class RequestTraces:
         }
         if timeline.agent_id is not None:
             attributes["sllm.agent"] = timeline.agent_id
+        if timeline.hops:
+            attributes["sllm.hops"] = ", ".join(
+                f"{hop.agent_id} {hop.how} after {hop.seq}" for hop in timeline.hops
+            )
         if timeline.state != "done":
             attributes["error.type"] = timeline.state
         if _prompt.get():

@@ -76,6 +76,12 @@ class OrchestratorMetrics:
         )
         for outcome in ("ok", "failed", "cancelled"):
             self.wakes.labels(outcome)
+        self.resumes = Counter(
+            "sllm_resumes",
+            "Streams that broke after their first token, by reason and outcome (attached, continued, failed).",
+            ["reason", "outcome"],
+            registry=registry,
+        )
         self.retries = Counter(
             "sllm_retries", "Silent retries before the first byte, by reason.", ["reason"], registry=registry
         )
@@ -89,6 +95,7 @@ class OrchestratorMetrics:
             registry=registry,
         )
         self._declare_cluster(registry)
+        self._declare_guards(registry)
         _declare_process(registry, "orchestrator")
 
     def _declare_cluster(self, registry: CollectorRegistry) -> None:
@@ -104,6 +111,33 @@ class OrchestratorMetrics:
             "sllm_models",
             "Registered models by state (registering, remote, ready, failed).",
             ["state"],
+            registry=registry,
+        )
+
+    def _declare_guards(self, registry: CollectorRegistry) -> None:
+        """What keeps requests from agents that fail, and from waiting too long."""
+        self.breaker_state = Gauge(
+            "sllm_breaker_state",
+            "Circuit breaker of an agent: 0 closed, 0.5 half open, 1 open.",
+            ["agent"],
+            registry=registry,
+        )
+        self.breaker_openings = Counter(
+            "sllm_breaker_openings",
+            "Times that an agent's circuit breaker opened.",
+            ["agent"],
+            registry=registry,
+        )
+        self.hedges = Counter(
+            "sllm_hedges",
+            "Loads that were begun on a second node for a deadline, by which node was ready first.",
+            ["won"],
+            registry=registry,
+        )
+        self.rejected = Counter(
+            "sllm_rejected_requests",
+            "Requests that were turned away because too many wait (429).",
+            ["model"],
             registry=registry,
         )
 
@@ -161,6 +195,51 @@ class AgentMetrics:
             "sllm_engine_tokens", "Token ids that engines sampled.", ["model"], registry=registry
         )
         _declare_process(registry, "agent")
+
+        self.orphans = Gauge(
+            "sllm_orphans",
+            "Streams that go on without a connection, for a client that may come back.",
+            registry=registry,
+        )
+        self.orphans_ended = Counter(
+            "sllm_orphans_ended",
+            "Streams that were without a connection, by what came of them: attached, expired, cancelled.",
+            ["outcome"],
+            registry=registry,
+        )
+
+        self._declare_moves(registry)
+
+    def _declare_moves(self, registry: CollectorRegistry) -> None:
+        """Running requests that go to other agents, and come from them."""
+        self.migrations = Counter(
+            "sllm_migrations",
+            "Moves of running requests away from this agent, by who asked (asked, drain, room), how "
+            "(recompute, copy) and outcome (moved, stayed, ended, unknown).",
+            ["reason", "mode", "outcome"],
+            registry=registry,
+        )
+        self.migration_rounds = Counter(
+            "sllm_migration_rounds", "Rounds of ids that moves sent.", registry=registry
+        )
+        self.migrated_tokens = Counter(
+            "sllm_migrated_tokens", "Generated ids that moves sent.", registry=registry
+        )
+        self.migration_copied_bytes = Counter(
+            "sllm_migration_copied_bytes", "Keys and values that moves copied.", registry=registry
+        )
+        self.migration_prepare_seconds = Histogram(
+            "sllm_migration_prepare_seconds",
+            "Time that moves took beside the decoding.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.moving = Gauge("sllm_migrations_running", "Moves away that are under way.", registry=registry)
+        self.standbys = Gauge(
+            "sllm_standbys",
+            "Requests that are, or lately were, prepared here while they run elsewhere.",
+            registry=registry,
+        )
 
     def _declare_media(self, registry: CollectorRegistry) -> None:
         """What is read and how fast, and what memory holds."""

@@ -18,6 +18,7 @@ import msgspec
 
 from serverlessllm.types import DEFAULT_TENANT, PHASES, StartKind, Tier
 from serverlessllm.wire.agent import InferTiming, LoadResult, StreamedLoad
+from serverlessllm.wire.hop import Hop
 from serverlessllm.wire.trace_context import TraceContext, current
 
 
@@ -25,8 +26,8 @@ class Timeline(msgspec.Struct, kw_only=True):
     """One request, as `/admin/requests/{id}` and the console show it.
 
     `arrived_s` is Unix time; all durations are milliseconds. A wait for a wake-up
-    that is shared with others is spread over fetch, read and bind as the load's own phases were. `trace`: what its
-    task worked for when it began.
+    that is shared with others is spread over fetch, read and bind as the load's own phases were. `hops` are there
+    where the stream broke or moved. `trace`: what its task worked for when it began.
     """
 
     request_id: str
@@ -62,6 +63,12 @@ class Timeline(msgspec.Struct, kw_only=True):
     cached_tokens: int = 0
     is_stream: bool = False
     trace: TraceContext | None = msgspec.field(default_factory=current)
+    hops: list[Hop] = []
+
+    def note_cut(self) -> None:
+        """The stream broke: from here on it is told where it runs."""
+        if not self.hops:
+            self.hops.append(Hop(self.agent_id or "", 0, "begun"))
 
     def note_wake(self, load: LoadResult, waited_ms: float) -> None:
         """The request waited `waited_ms` for `load`; it joined late if that is less than the load took.
