@@ -40,16 +40,21 @@ class FaultyLink:
         self._tasks.add(asyncio.create_task(self._serve(reader, writer)))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError, OSError):
-            upstream_reader, upstream = await asyncio.open_connection(*self._target)
-            back = asyncio.create_task(_pump(upstream_reader, writer))
-            try:
-                await self._forward(reader, writer, upstream, back)
-            finally:
-                back.cancel()
-                await asyncio.gather(back, return_exceptions=True)
-                await _close(upstream)
-                await _close(writer)
+        try:
+            with suppress(ConnectionError, OSError):
+                await self._serve_upstream(reader, writer)
+        finally:
+            await _close(writer)
+
+    async def _serve_upstream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream_reader, upstream = await asyncio.open_connection(*self._target)
+        back = asyncio.create_task(_pump(upstream_reader, writer))
+        try:
+            await self._forward(reader, writer, upstream, back)
+        finally:
+            back.cancel()
+            await asyncio.gather(back, return_exceptions=True)
+            await _close(upstream)
 
     async def _forward(
         self,

@@ -119,7 +119,8 @@ class Migrations:
 
     async def _drop(self, move: SourceMove) -> None:
         try:
-            await move.drop()
+            if await move.reader_left():
+                await self._answers.drop(move.answer)
         finally:
             self._forget(move)
 

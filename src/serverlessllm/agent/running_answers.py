@@ -149,6 +149,11 @@ class RunningAnswers:
         await self._cancel(answer, "its client left")
         return True
 
+    async def drop(self, answer: RunningAnswer) -> None:
+        """It goes on elsewhere: end it in silence, and keep nothing of it."""
+        await answer.cancel()
+        self._forget(answer)
+
     async def stop(self) -> None:
         """End all, in silence: their readers see a cut, and go on elsewhere."""
         for timer in self._timers.values():

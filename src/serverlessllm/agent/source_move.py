@@ -96,15 +96,14 @@ class SourceMove:
             return self._result("ended")
         return await self._hand_over(inference)
 
-    async def drop(self) -> None:
-        """Behind a handover: end the copy here once its reader has left, or at once when he is gone."""
+    async def reader_left(self) -> bool:
+        """Behind a handover: wait until the reader has left, or should have; whether the copy here is to end."""
         deadline_s = time.perf_counter() + READER_LEAVES_S
         while self.answer.num_readers and not self.answer.is_ended and self.side.state == "moved":
             if time.perf_counter() > deadline_s:
                 break
             await asyncio.sleep(HELD_BACK_WAIT_S)
-        if self.side.state == "moved":
-            await self.answer.cancel()
+        return self.side.state == "moved"
 
     async def _prepare(self) -> None:
         """Rounds until the rest is small. Raises what the destination says; MigrationRefusedError."""

@@ -26,7 +26,8 @@ from serverlessllm.wire.agent import InferHeaders
 from serverlessllm.wire.migrate import StandbyRound, StandbyStatus
 from serverlessllm.wire.run_name import RunName
 
-EXPIRE_S: Final = 15.0
+EXPIRE_S: Final = 5.0
+"""A source sends its next round at once; one that is silent for so long is dead."""
 MAX_STANDBYS: Final = 256
 ATTACH_WAIT_S: Final = 5.0
 """How long a reader who comes early waits for the request to go."""
@@ -199,6 +200,9 @@ class Standbys:
         standby.timer = asyncio.get_running_loop().call_later(EXPIRE_S, self._expire, standby)
 
     def _expire(self, standby: Standby) -> None:
+        if standby.lock.locked():
+            self._touch(standby)  # it is we who take so long
+            return
         task = asyncio.create_task(self._abort(standby))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

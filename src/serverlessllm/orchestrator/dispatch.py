@@ -32,8 +32,10 @@ from serverlessllm.errors import (
     WorkerLostError,
     from_openai,
 )
+from serverlessllm.orchestrator.agents import Agents
 from serverlessllm.orchestrator.breakers import Breakers
-from serverlessllm.orchestrator.call import Call, TryAgain
+from serverlessllm.orchestrator.call import Call, Moved, TryAgain
+from serverlessllm.orchestrator.handover import Handovers
 from serverlessllm.orchestrator.holding import Holding
 from serverlessllm.orchestrator.infer_head import InferHead
 from serverlessllm.orchestrator.relay import Relay
@@ -70,6 +72,7 @@ class Dispatch:
         holding: Holding,
         breakers: Breakers,
         metrics: RequestMetrics,
+        agents: Agents,
         config: OrchestratorConfig,
         secret: str,
         clock: Clock,
@@ -83,6 +86,7 @@ class Dispatch:
         self._head = InferHead(secret)
         self._clock = clock
         self.runs = Runs(self._head)
+        self._handovers = Handovers(agents, table, self.runs, metrics)
 
     async def answer(self, call: Call) -> web.StreamResponse:
         """The whole answer. Raises the error that ended it."""
@@ -97,6 +101,7 @@ class Dispatch:
                 return await self._ask(call, replica)
             except TryAgain as again:
                 cause = again.cause
+            replica = call.replica or replica  # it may have moved
             if call.stream is not None and isinstance(cause, BROKEN):
                 self.runs.end(replica.link, call.run)
             call.hop += 1
@@ -142,6 +147,7 @@ class Dispatch:
 
     async def _ask(self, call: Call, replica: Replica) -> web.StreamResponse:
         """`_try`, counted as in flight at the replica, and learned from. A client that leaves ends the run."""
+        call.replica = replica
         replica.num_inflight += 1
         replica.link.breaker.begin()
         try:
@@ -152,9 +158,10 @@ class Dispatch:
             return response
         except (asyncio.CancelledError, ConnectionResetError):
             if call.stream is not None and call.timeline.state == "running":
-                self.runs.end(replica.link, call.run)
+                self.runs.end((call.replica or replica).link, call.run)
             raise
         finally:
+            replica = call.replica or replica  # it may have moved
             replica.num_inflight -= 1
             replica.used_s = self._clock.monotonic_s()
             self._routing.learn(replica, call.timeline)
@@ -183,6 +190,7 @@ class Dispatch:
         """Relay a run to its end, attaching to it again where its connection breaks."""
         relay = Relay(call, record, self._metrics, self._config.stall_timeout_s)
         while True:
+            moving = cause = None
             try:
                 return await relay.run(response)
             except TryAgain as again:
@@ -190,9 +198,15 @@ class Dispatch:
                 if call.begun is None or type(again.cause) is not UnreachableError:
                     raise
                 cause = again.cause
+            except Moved as moved:
+                moving = moved.line
             finally:
                 response.close()
-            response = await self._attach(call, record, replica, cause)
+            replica = call.replica or replica
+            if moving is not None:
+                response = await self._handovers.follow(call, record, replica, moving)
+            elif cause is not None:
+                response = await self._attach(call, record, replica, cause)
 
     async def _attach(
         self, call: Call, record: StreamRecord, replica: Replica, cause: SllmError

@@ -22,7 +22,7 @@ from serverlessllm.errors import (
     WireError,
     from_openai,
 )
-from serverlessllm.orchestrator.call import Call, TryAgain
+from serverlessllm.orchestrator.call import Call, Moved, TryAgain
 from serverlessllm.orchestrator.request_metrics import RequestMetrics
 from serverlessllm.orchestrator.stream_record import StreamRecord
 from serverlessllm.orchestrator.upstream import UpstreamResponse
@@ -83,7 +83,9 @@ class Relay:
         self._stall_timeout_s = stall_timeout_s
 
     async def run(self, response: UpstreamResponse) -> web.StreamResponse:
-        """To the stream's end. Raises TryAgain when the run breaks before it; ConnectionResetError."""
+        """To the stream's end. Raises TryAgain when the run breaks before it, Moved when its agent hands it over;
+        ConnectionResetError.
+        """
         relay, exchange, record = StreamRelay(), self._exchange, self._record
         silence = Silence(response, self._stall_timeout_s)
         has_begun = False
@@ -97,6 +99,8 @@ class Relay:
                     break
                 events = relay.feed(data)
                 if not events:
+                    if relay.moving is not None:
+                        raise Moved(relay.moving)
                     continue
                 if relay.is_done:
                     events = await self._without_error(events)
@@ -112,6 +116,8 @@ class Relay:
                     return exchange.response
                 record.keep(events)
                 await exchange.forward(events)
+                if relay.moving is not None:
+                    raise Moved(relay.moving)
             cut: SllmError = UnreachableError("the agent ended the stream before [DONE]", source="agent")
         except (UnreachableError, WireError) as error:
             cut = error

@@ -82,6 +82,19 @@ class OrchestratorMetrics:
             ["reason", "outcome"],
             registry=registry,
         )
+        self.moves = Counter(
+            "sllm_stream_moves",
+            "Streams whose agent handed them over, by outcome (moved, returned).",
+            ["outcome"],
+            registry=registry,
+        )
+        self.move_pause_seconds = Histogram(
+            "sllm_move_pause_seconds",
+            "What a stream's client waited from the last id of one agent to the first of the next.",
+            ["model"],
+            buckets=FINE_SECONDS,
+            registry=registry,
+        )
         self.retries = Counter(
             "sllm_retries", "Silent retries before the first byte, by reason.", ["reason"], registry=registry
         )
