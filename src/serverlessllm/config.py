@@ -290,12 +290,39 @@ class TlsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TelemetryConfig:
+    """Traces, and what the log tells of requests. OpenTelemetry's own `OTEL_*` variables hold too."""
+
+    otlp_endpoint: str = setting(
+        "", "Where traces are sent: http[s]://HOST:PORT of an OTLP receiver (extra `otel`); empty: nowhere."
+    )
+    otlp_protocol: str = setting(
+        "grpc", "How: grpc (port 4317 by custom) or http (4318).", choices=("grpc", "http")
+    )
+    sample_ratio: float = setting(
+        1.0,
+        "Share of requests that are traced; a caller's `traceparent` decides for its own.",
+        low=0.0,
+        high=1.0,
+    )
+    log_requests: bool = setting(False, "One line of the log for each finished request, without its prompt.")
+    record_prompts: bool = setting(
+        False, "Put prompts into traces and request lines. They may hold what nobody should read."
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All sections; a process reads those that it runs."""
 
     data_dir: str = setting("~/.local/share/serverlessllm", "Artifacts, metadata, logs and run-time files.")
     log_level: str = setting(
         "info", "Least severe message to log.", choices=("debug", "info", "warning", "error")
+    )
+    log_format: str = setting(
+        "text",
+        "Lines of the log: text for people, json (with trace ids) for machines.",
+        choices=("text", "json"),
     )
     orchestrator: OrchestratorConfig = field(default_factory=OrchestratorConfig)
     agent: AgentConfig = field(default_factory=AgentConfig)
@@ -306,6 +333,7 @@ class Config:
     sources: SourcesConfig = field(default_factory=SourcesConfig)
     metadata: MetadataConfig = field(default_factory=MetadataConfig)
     tls: TlsConfig = field(default_factory=TlsConfig)
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
 
     @property
     def data_path(self) -> Path:

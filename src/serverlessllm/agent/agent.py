@@ -25,6 +25,8 @@ from serverlessllm.agent.load import NodeParts
 from serverlessllm.agent.load_messages import bandwidths
 from serverlessllm.agent.loads import Loads
 from serverlessllm.agent.migrations import Migrations
+from serverlessllm.agent.node_gauges import NodeGauges
+from serverlessllm.agent.node_traces import NodeTraces
 from serverlessllm.agent.prepared import PreparedInference
 from serverlessllm.agent.replica import Replica, ReplicaKey
 from serverlessllm.agent.reporter import Reporter
@@ -53,6 +55,7 @@ from serverlessllm.node_profile import NodeProfile
 from serverlessllm.sdk.tls import ClientTls
 from serverlessllm.sources.access import Access
 from serverlessllm.telemetry.metrics import AgentMetrics
+from serverlessllm.telemetry.spans import SpanSink
 from serverlessllm.text.tokenizer import TextCache
 from serverlessllm.types import EngineKind, check_model_name, is_revision, mint_id
 from serverlessllm.wire import WIRE_VERSION
@@ -84,24 +87,37 @@ class Agent:
     """
 
     def __init__(
-        self, config: Config, secret: str, clock: Clock, *, engines: Sequence[EngineKind] | None = None
+        self,
+        config: Config,
+        secret: str,
+        clock: Clock,
+        *,
+        engines: Sequence[EngineKind] | None = None,
+        spans: SpanSink | None = None,
     ) -> None:
-        """`secret` is the cluster's. `engines` that may be used here; None takes `engine.kinds`."""
+        """`secret` is the cluster's. `engines` that may be used here; None takes `engine.kinds`.
+
+        `spans` takes our part of traces.
+        """
         self.config = config
         self.secret = secret
         self.agent_id = _agent_id(config.data_path)
         self.boot_id = mint_id("boot")
         self.engines = list(offered_engines(config) if engines is None else engines)
         self.metrics = AgentMetrics()
+        self.traces = NodeTraces(spans, self.agent_id, clock)
         self.events = EventLog(self.boot_id, clock)
         self.answers = RunningAnswers(config.agent.orphan_grace_s, self.metrics)
-        self.migrations = Migrations(self.answers, self.agent_id, secret, self.metrics, ClientTls(config.tls))
+        self.migrations = Migrations(
+            self.answers, self.agent_id, secret, self.metrics, ClientTls(config.tls), self.traces.moved
+        )
         self.standbys = Standbys(self.answers, self.metrics, self._begin_prepared)
         self.is_running = False
         self._clock = clock
         self._encoding = asyncio.Semaphore(MAX_ENCODINGS)
         self._tasks: list[asyncio.Task[None]] = []
         self._prefault: Prefaulter
+        self._gauges: NodeGauges
         self.disk: NodeDisk
         self._parts: NodeParts
         self._loads: Loads
@@ -136,12 +152,15 @@ class Agent:
                 io_profile=io_profile,
                 open_origin=origin_opener(access),
                 num_fetch_workers=choose_connections(config.sources, io_profile),
+                on_corrupt=lambda tier, number: self.metrics.corrupt_shards.labels(tier).inc(number),
             ),
             slots=slots,
             texts=TextCache(config.agent.tokenizer_cache_size),
             reporter=Reporter(self.events, self.metrics, arena, self._clock),
+            traces=self.traces,
         )
         self._loads = Loads(self._parts)
+        self._gauges = NodeGauges(self.metrics, arena, nvme)
         self.disk = NodeDisk(
             self.agent_id, DiskInventory(data_path, nvme), self._parts.loader, self._bound_revisions
         )
@@ -222,7 +241,8 @@ class Agent:
         return PreparedInference(headers, body, self._replica(headers), self._clock, self._encoding)
 
     def _begin_prepared(self, inference: PreparedInference) -> None:
-        self.answers.expect_reader(self.answers.start(inference, self.note_tokens))
+        answer = self.answers.start(inference, lambda ended: self.ended(inference, ended))
+        self.answers.expect_reader(answer)
 
     def embed(self, headers: InferHeaders, body: bytes) -> Embeddings:
         """`POST /infer` for embeddings. Raises: ReplicaGoneError, InvalidRequestError."""
@@ -237,8 +257,9 @@ class Agent:
             )
         return replica
 
-    def note_tokens(self, work: Inference | RunningAnswer) -> None:
-        """Count what a request generated, once it is over."""
+    def ended(self, inference: Inference, work: Inference | RunningAnswer) -> None:
+        """A request's run here is over: count what it generated, and tell its trace."""
+        self.traces.inferred(inference, work.num_sampled)
         self.metrics.generated_tokens.labels(work.headers.model).inc(work.num_sampled)
 
     def status(self) -> AgentStatus:
@@ -269,13 +290,9 @@ class Agent:
         """The first event of `/events`."""
         return Snapshot(self.status(), self._loads.kv_chunks())
 
-    def render_metrics(self) -> bytes:
+    async def render_metrics(self) -> bytes:
         """`GET /metrics`."""
-        for name, number in self._slots().items():
-            engine, _, state = name.partition(".")
-            self.metrics.slots.labels(engine, state).set(number)
-        self.metrics.arena_bytes.labels("touched").set(self._parts.arena.touched_free_bytes)
-        return self.metrics.render()
+        return await self._gauges.render(self._slots())
 
     def _slots(self) -> dict[str, int]:
         """`engine.state` → number."""

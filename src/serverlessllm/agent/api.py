@@ -29,7 +29,7 @@ from serverlessllm.errors import (
     WireVersionError,
 )
 from serverlessllm.telemetry import metrics
-from serverlessllm.wire import is_compatible, refusal
+from serverlessllm.wire import is_compatible, refusal, trace_context
 from serverlessllm.wire.agent import SECRET_HEADER, WIRE_HEADER, InferHeaders, LoadRequest, UnloadRequest
 from serverlessllm.wire.disk import CleanNode
 from serverlessllm.wire.openai import field_error
@@ -101,6 +101,8 @@ async def _secret(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not hmac.compare_digest(given, request.app[AGENT].secret.encode()):
             raise AuthenticationError(f"header {SECRET_HEADER}: missing, or not this cluster's secret")
         _check_version(request.headers.get(WIRE_HEADER, ""))
+    # Whatever the call starts works for the same trace.
+    trace_context.enter(trace_context.parse(request.headers.get(trace_context.TRACEPARENT)))
     return await handler(request)
 
 
@@ -130,13 +132,13 @@ async def _infer(request: web.Request) -> web.StreamResponse:
         return await answer_embeddings(agent.embed(headers, body))
     inference = agent.infer(headers, body, resumed)
     if inference.request.is_stream:
-        running = agent.answers.start(inference, agent.note_tokens)
+        running = agent.answers.start(inference, lambda answer: agent.ended(inference, answer))
         async with agent.answers.reading(running):
             return await answer_stream(request, running, 0 if resumed is None else resumed.seq)
     try:
         return await answer_whole(inference)
     finally:
-        agent.note_tokens(inference)
+        agent.ended(inference, inference)
 
 
 async def _attach(request: web.Request) -> web.StreamResponse:
@@ -184,7 +186,7 @@ async def _clean_disk(request: web.Request) -> web.Response:
 
 
 async def _metrics(request: web.Request) -> web.Response:
-    body = request.app[AGENT].render_metrics()
+    body = await request.app[AGENT].render_metrics()
     return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
 
 

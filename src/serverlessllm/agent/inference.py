@@ -41,7 +41,10 @@ HOLD_WAIT_S: Final = 0.5
 
 
 class Inference:
-    """`pieces` once, inside `within_deadline`. `timing` is there with the first piece, `usage` after the last."""
+    """`pieces` once, inside `within_deadline`. `timing` is there with the first piece, `usage` after the last.
+
+    `began_s` and `first_token_s` are Unix time.
+    """
 
     def __init__(
         self,
@@ -70,6 +73,7 @@ class Inference:
         self._may_emit.set()
         self._has_sampled = asyncio.Event()
         self._replica = replica
+        self.began_s = self.first_token_s = clock.wall_s()
         self._clock = clock
         self._encoding = encoding
         left_s = headers.deadline_ms / 1e3
@@ -146,7 +150,7 @@ class Inference:
         Raises: ContextLengthError, InvalidRequestError, CannotResumeError before the first piece; ReplicaGoneError,
         QueueFullError, HoldDeadlineError while it waits; WorkerLostError, EngineError at any time.
         """
-        text = self._replica.text
+        text = self.replica.text
         tooling = Tooling(self.request, text)
         prompt = await self._encode(text, tooling)
         self.prompt_ids = prompt.ids
@@ -160,7 +164,7 @@ class Inference:
                 yield piece
             return
         queued_s = self._clock.monotonic_s()
-        async with self._replica.turn(self.headers.priority, self._deadline_s) as slot:
+        async with self.replica.turn(self.headers.priority, self._deadline_s) as slot:
             queue_ms = (self._clock.monotonic_s() - queued_s) * 1e3
             if spellings is not None:
                 slot.teach(spellings)
@@ -269,19 +273,21 @@ class Inference:
         return Generate(
             request_id=self.headers.request_id,
             prompt_ids=self.prompt_ids,
-            max_tokens=max_tokens(self.request, len(self.prompt_ids), self._replica.max_model_len_tokens),
+            max_tokens=max_tokens(self.request, len(self.prompt_ids), self.replica.max_model_len_tokens),
             sampling=self.request.sampling(self.headers.seed),
             stop_token_ids=[] if self.request.ignore_eos else list(text.stop_token_ids),
             cache_salt=self.headers.cache_salt,
             logprobs=self.request.num_logprobs,
             grammar=grammar,
             adapter=self.headers.adapter,
+            traceparent=self.headers.traceparent,
         )
 
     def _note(self, event: TokenEvent, queue_ms: float) -> None:
         self.num_tokens += 1
         if self.timing is None:
-            stream = self._replica.stream
+            self.first_token_s = self._clock.wall_s()
+            stream = self.replica.stream
             self.timing = InferTiming(
                 queue_ms=queue_ms + event.wait_ms,
                 prefill_ms=event.prefill_ms,

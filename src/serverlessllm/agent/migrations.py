@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
 from serverlessllm.agent.block_copy import BlockCopy
@@ -19,6 +20,7 @@ from serverlessllm.migration.cost import PRIOR_BYTES_PER_S, PRIOR_TOKEN_S, Obser
 from serverlessllm.sdk.standby import StandbyClient
 from serverlessllm.sdk.tls import ClientTls
 from serverlessllm.telemetry.metrics import AgentMetrics
+from serverlessllm.wire.agent import InferHeaders
 from serverlessllm.wire.migrate import MigrateRequest, MigrateResult
 from serverlessllm.wire.run_name import RunName
 
@@ -35,12 +37,15 @@ class Migrations:
         secret: str,
         metrics: AgentMetrics,
         tls: ClientTls | None = None,
+        on_settled: Callable[[InferHeaders, MigrateResult], None] | None = None,
     ) -> None:
+        """`on_settled` hears how each move of a request ended."""
         self._answers = answers
         self._agent_id = agent_id
         self._secret = secret
         self._metrics = metrics
         self._tls = tls
+        self._on_settled = on_settled
         self._clients: dict[str, StandbyClient] = {}
         self._links: dict[str, ObservedRate] = {}
         self._speeds: dict[tuple[str, str], ObservedRate] = {}
@@ -124,6 +129,8 @@ class Migrations:
             del self._moves[move.answer]
 
     def _note(self, move: SourceMove, result: MigrateResult, speed: ObservedRate) -> None:
+        if self._on_settled is not None:
+            self._on_settled(move.answer.headers, result)
         metrics, reason = self._metrics, move.asked.reason
         metrics.migrations.labels(reason, result.mode, result.state).inc()
         metrics.migration_rounds.inc(result.num_rounds)

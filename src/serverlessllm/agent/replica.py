@@ -84,6 +84,8 @@ class Replica:
         self.has_seat = False
         self.was_lost = False
         self.max_model_len_tokens = 0
+        self.attach_ms = 0.0
+        """What its worker took to bind."""
         self.kv = KvChunks(lambda: on_kv_change(self))
         self.gone = asyncio.Event()
         self._slots = slots
@@ -181,6 +183,7 @@ class Replica:
         self._slot.on_blocks = lambda blocks: self.kv.note_blocks(blocks.stored, blocks.removed)
         attached = await self._slot.attach(attach, None if self._pin is None else self._pin.fd)
         self._drop_pin()
+        self.attach_ms = attached.map_ms + attached.bind_ms
         self.max_model_len_tokens = attached.max_model_len_tokens
         self._block_tokens = attached.block_tokens
         self._text = text

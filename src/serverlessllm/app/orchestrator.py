@@ -6,7 +6,7 @@ from __future__ import annotations
 import socket
 from contextlib import AsyncExitStack
 
-from serverlessllm.app import process, worker_parent
+from serverlessllm.app import process, traces, worker_parent
 from serverlessllm.app.data_dir import DataDir
 from serverlessllm.app.http_server import listen, start_http
 from serverlessllm.clock import SystemClock
@@ -66,6 +66,7 @@ async def start_front(
         SystemClock(),
         tls=ClientTls(config.tls, own=own),
         siblings=siblings,
+        spans=traces.start(config, stack),
     )
     await orchestrator.start()
     stack.push_async_callback(orchestrator.stop)

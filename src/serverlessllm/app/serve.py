@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 
 from serverlessllm.agent.agent import Agent
 from serverlessllm.agent.api import create_app as create_agent_app
-from serverlessllm.app import process
+from serverlessllm.app import process, traces
 from serverlessllm.app.data_dir import DataDir
 from serverlessllm.app.http_server import listen, start_http
 from serverlessllm.clock import SystemClock
@@ -48,7 +48,8 @@ async def start(config: Config, data_dir: DataDir, stack: AsyncExitStack) -> str
     )
     stack.push_async_callback(ingest.stop)
 
-    agent = Agent(config, secret, clock)
+    spans = traces.start(config, stack)
+    agent = Agent(config, secret, clock, spans=spans)
     await agent.start()
     stack.push_async_callback(agent.stop)
     agent_socket = listen(config.agent.host, config.agent.port, key="agent.port")
@@ -66,6 +67,7 @@ async def start(config: Config, data_dir: DataDir, stack: AsyncExitStack) -> str
         ingest.url,
         clock,
         remove_artifact=remove_artifact,
+        spans=spans,
         tls=ClientTls(config.tls, own=(agent_http.url, ingest.url)),
     )
     await orchestrator.start()

@@ -127,6 +127,7 @@ def _fields(view: RequestView) -> list[tuple[str, str]]:
         ("load", speed + beside),
         ("tokens", f"{view.prompt_tokens} in ({view.cached_tokens} cached), {view.completion_tokens} out"),
         ("tenant", view.tenant),
+        ("trace", view.trace_id),
         ("total", duration_text(view.e2e_ms / 1e3) if view.e2e_ms else ""),
     ]
 

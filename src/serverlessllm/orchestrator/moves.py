@@ -18,6 +18,7 @@ from serverlessllm.orchestrator.destinations import Destinations
 from serverlessllm.orchestrator.models import Models
 from serverlessllm.telemetry.timeline import Timeline, TimelineRing
 from serverlessllm.types import base_name, mint_id
+from serverlessllm.wire import trace_context
 from serverlessllm.wire.migrate import MigrateRequest, MigrateResult, Mode, MoveReason, RunView
 from serverlessllm.wire.moves import Evacuated, MoveView
 
@@ -116,6 +117,9 @@ class Moves:
             raise MigrationRefusedError(
                 f"{run.model} has another revision now; request {run.request_id} ends where it runs"
             )
+        moved = self._ring.get(run.request_id)
+        if moved is not None:
+            trace_context.enter(moved.trace)  # what is done for it from here on belongs to its trace
         replica = await self._destinations.ready(record, dest)
         replica.num_inflight += 1  # on its way: neither idle nor forgotten by who comes next
         try:

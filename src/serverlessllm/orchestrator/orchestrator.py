@@ -26,6 +26,7 @@ from serverlessllm.orchestrator.destinations import Destinations
 from serverlessllm.orchestrator.disks import Disks
 from serverlessllm.orchestrator.dispatch import Dispatch
 from serverlessllm.orchestrator.fetches import Fetches
+from serverlessllm.orchestrator.front_gauges import FrontGauges
 from serverlessllm.orchestrator.hedge import Hedge
 from serverlessllm.orchestrator.holding import Holding
 from serverlessllm.orchestrator.keyring import Keyring
@@ -39,6 +40,7 @@ from serverlessllm.orchestrator.reconcile import Reconciler
 from serverlessllm.orchestrator.registration import Registrations
 from serverlessllm.orchestrator.replicas import ReplicaTable
 from serverlessllm.orchestrator.request_metrics import RequestMetrics
+from serverlessllm.orchestrator.request_traces import RequestTraces
 from serverlessllm.orchestrator.room import Room
 from serverlessllm.orchestrator.routing import Routing
 from serverlessllm.orchestrator.scaling.idle import IdleScaler
@@ -51,6 +53,7 @@ from serverlessllm.orchestrator.waker import Waker, Woken
 from serverlessllm.sdk.ingest import IngestClient
 from serverlessllm.sdk.tls import ClientTls
 from serverlessllm.telemetry.metrics import OrchestratorMetrics
+from serverlessllm.telemetry.spans import SpanSink
 from serverlessllm.telemetry.timeline import TimelineRing
 from serverlessllm.wire.events import AgentEvent, Heartbeat, KvChanged, ReplicaChanged, Snapshot
 
@@ -58,7 +61,10 @@ log = logging.getLogger(__name__)
 
 
 class Orchestrator:
-    """`agents` are addresses to follow. `remove_artifact(revision)` is given where artifacts are on our own disk."""
+    """`agents` are addresses to follow. `remove_artifact(revision)` is given where artifacts are on our own disk.
+
+    `spans` takes the traces of requests.
+    """
 
     def __init__(
         self,
@@ -72,6 +78,7 @@ class Orchestrator:
         remove_artifact: Callable[[str], None] | None = None,
         tls: ClientTls | None = None,
         siblings: Siblings | None = None,
+        spans: SpanSink | None = None,
     ) -> None:
         tls = tls or ClientTls(config.tls)
         self.config = config.orchestrator
@@ -79,13 +86,15 @@ class Orchestrator:
         self._remove_artifact = remove_artifact
         self.changes = Changes()
         self.metrics = OrchestratorMetrics()
-        self.ring = TimelineRing(self.config.timeline_ring_size)
+        self.traces = RequestTraces(config.telemetry, spans, is_logging_ids=config.log_format == "json")
+        self.ring = TimelineRing(self.config.timeline_ring_size, self.traces.finished)
         decisions = DecisionRing()
         costs = PrefillCosts()
         self.models = Models(store, self.changes, clock)
         self.keyring = Keyring(store, self.changes, clock)
         self.admission = Admission(self.config, self.keyring)
         self.agents = Agents(agents, secret, clock, self, tls)
+        self.gauges = FrontGauges(self.metrics, self.agents, self.models, clock)
         self._table = ReplicaTable(clock)
         self._breakers = Breakers(self.agents, self.metrics)
         self.members = Members(store, self.agents, self.changes, clock)
@@ -141,7 +150,7 @@ class Orchestrator:
     def render_metrics(self) -> bytes:
         """Prometheus' text format."""
         self._breakers.show()
-        return self.metrics.render()
+        return self.gauges.render()
 
     async def start(self) -> None:
         """Read the store, resume registrations, follow the agents.
@@ -189,13 +198,13 @@ class Orchestrator:
             self._reconciler.agent_joined(link)
         elif isinstance(event, ReplicaChanged) and event.replica.state == "gone":
             self._placements.settle(event.replica.model, event.replica.attempt, is_ready=False)
-        self._count_agents()
         self.changes.notify()
 
     def agent_lost(self, link: AgentLink) -> None:
         """See `AgentObserver`."""
+        if self.members.has(link.agent_id):
+            self.gauges.note_lost(link.agent_id, link.silent_s)
         self._table.drop_agent(link)
-        self._count_agents()
         self.changes.notify()
 
     async def stop_model(self, name: str, *, drop_bytes: bool) -> int:
@@ -242,12 +251,6 @@ class Orchestrator:
 
     def _has_living_agent(self, record: PlacementRecord) -> bool:
         return self.agents.by_id(record.node) is not None
-
-    def _count_agents(self) -> None:
-        views = self.agents.views()
-        num_alive = sum(view.is_alive for view in views)
-        self.metrics.agents.labels("true").set(num_alive)
-        self.metrics.agents.labels("false").set(len(views) - num_alive)
 
 
 def _owner(config: Config, worker: int) -> str:

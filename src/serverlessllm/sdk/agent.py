@@ -30,6 +30,7 @@ from serverlessllm.wire.agent import (
 from serverlessllm.wire.disk import CleanNode, DiskCleaned, DiskStatus
 from serverlessllm.wire.events import HEARTBEAT_S, KNOWN_TAGS, AgentEvent
 from serverlessllm.wire.migrate import MigrateRequest, MigrateResult, RunList
+from serverlessllm.wire.trace_context import TRACEPARENT, current_header
 
 T = TypeVar("T")
 
@@ -136,7 +137,7 @@ class AgentClient:
             response = await self._http.post(
                 path,
                 content=msgspec.json.encode(body),
-                headers={"content-type": "application/json"},
+                headers={"content-type": "application/json", **_trace_header()},
                 timeout=timeout,
             )
         except httpx.TransportError as error:
@@ -149,6 +150,12 @@ class AgentClient:
             return refused
         reason = str(error) or type(error).__name__
         return UnreachableError(f"agent {self.address} cannot be reached: {reason}", source="agent")
+
+
+def _trace_header() -> dict[str, str]:
+    """On whose behalf we call, if that is known."""
+    header = current_header()
+    return {TRACEPARENT: header} if header else {}
 
 
 class EventSplitter:

@@ -219,7 +219,7 @@ class RequestView(msgspec.Struct, frozen=True, kw_only=True):
 
     `ttft_ms` and `e2e_ms` count from arrival; 0 while not reached. `gbps` are 10⁹ bytes/s of its load. `load_ms` is
     the length of a load beside which it was computed; 0 where it was not. `cached_tokens` of the prompt were not
-    computed again. `hops` are there where its stream broke.
+    computed again. `hops` are there where its stream broke. `trace_id` is empty where it was not traced.
     """
 
     request_id: str
@@ -248,6 +248,7 @@ class RequestView(msgspec.Struct, frozen=True, kw_only=True):
     load_ms: float = 0.0
     cached_tokens: int = 0
     tenant: str = DEFAULT_TENANT
+    trace_id: str = ""
     hops: list[Hop] = []
 
 

@@ -18,6 +18,7 @@ from serverlessllm.errors import WireError
 from serverlessllm.types import ReplicaState, StartKind, Tier, check_model_name, is_revision
 from serverlessllm.wire import WIRE_VERSION
 from serverlessllm.wire.openai import Endpoint
+from serverlessllm.wire.trace_context import TRACEPARENT, parse
 
 SECRET_HEADER: Final = "x-sllm-secret"
 WIRE_HEADER: Final = "x-sllm-wire"
@@ -208,7 +209,7 @@ class InferHeaders(msgspec.Struct, frozen=True):
     `seed` is used where the body has none; `deadline_ms` is
     what is left of the request's time (0 = none). `adapter` is the revision of a LoRA adapter, `adapter_artifact` its
     directory on the node. `hop` numbers the runs of one request, which its `seed` tells from others of its id: a run
-    ends those of lower numbers.
+    ends those of lower numbers. `traceparent` (W3C) is what traces call the request; empty where it is not traced.
     """
 
     request_id: str
@@ -225,6 +226,7 @@ class InferHeaders(msgspec.Struct, frozen=True):
     adapter: str = ""
     adapter_artifact: str = ""
     hop: int = 0
+    traceparent: str = ""
 
     def encode(self) -> dict[str, str]:
         """As HTTP headers."""
@@ -242,6 +244,7 @@ class InferHeaders(msgspec.Struct, frozen=True):
             SEED_HEADER: str(self.seed),
             WIRE_HEADER: str(WIRE_VERSION),
             **({HOP_HEADER: str(self.hop)} if self.hop else {}),
+            **({TRACEPARENT: self.traceparent} if self.traceparent else {}),
             **(
                 {"x-sllm-adapter": self.adapter, "x-sllm-adapter-artifact": quote(self.adapter_artifact)}
                 if self.adapter
@@ -262,6 +265,7 @@ class InferHeaders(msgspec.Struct, frozen=True):
         adapter = headers.get("x-sllm-adapter", "")
         if adapter and not is_revision(adapter):
             raise WireError("header x-sllm-adapter: not 32 hex digits", source="agent")
+        trace = parse(headers.get(TRACEPARENT))
         return cls(
             adapter=adapter,
             adapter_artifact=unquote(text_header(headers, "x-sllm-adapter-artifact")) if adapter else "",
@@ -277,6 +281,7 @@ class InferHeaders(msgspec.Struct, frozen=True):
             cache_salt=text_header(headers, "x-sllm-cache-salt"),
             seed=number_header(headers, SEED_HEADER),
             hop=number_header(headers, HOP_HEADER) if HOP_HEADER in headers else 0,
+            traceparent="" if trace is None else trace.header(),
         )
 
 

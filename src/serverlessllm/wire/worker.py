@@ -125,7 +125,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
 
     Choices of one `request_id` with the same ids compute them once. Keys and values are shared between requests of
     one `cache_salt` only. `logprobs`: how many of the most likely ids come with each id; -1 = no log-probabilities.
-    `adapter`: computed with it, if not empty; it was loaded before.
+    `adapter`: computed with it, if not empty; it was loaded before. `traceparent` (W3C): for an engine that traces.
     `grammar` (llguidance's language, within `wire/grammar.py`'s limits): ids are sampled among those that follow it.
     `is_standby`: it still runs elsewhere; its ids are computed, and none is sampled until the last `Extend`.
     """
@@ -141,6 +141,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     logprobs: int = -1
     grammar: str = ""
     adapter: str = ""
+    traceparent: str = ""
     is_standby: bool = False
 
 
