@@ -247,6 +247,12 @@ class Config:
     log_level: str = setting(
         "info", "Least severe message to log.", choices=("debug", "info", "warning", "error")
     )
+    stop_grace_s: float = setting(
+        20.0,
+        "How long answers under way may go on once the process was told to stop; a second signal cuts them.",
+        low=0.0,
+        high=3600.0,
+    )
     orchestrator: OrchestratorConfig = field(default_factory=OrchestratorConfig)
     agent: AgentConfig = field(default_factory=AgentConfig)
     arena: ArenaConfig = field(default_factory=ArenaConfig)
@@ -377,6 +383,7 @@ RESERVED_ENV: Final = (
     "SLLM_API_KEY",
     "SLLM_URL",
     "SLLM_SECRET",
+    "SLLM_KEYS",
     "SLLM_METADATA_USER",
     "SLLM_METADATA_PASSWORD",
 )

@@ -24,6 +24,7 @@ from serverlessllm.agent.inference import Inference
 from serverlessllm.agent.load import NodeParts
 from serverlessllm.agent.load_messages import bandwidths
 from serverlessllm.agent.loads import Loads
+from serverlessllm.agent.open_answers import OpenAnswers
 from serverlessllm.agent.replica import Replica, ReplicaKey
 from serverlessllm.agent.reporter import Reporter
 from serverlessllm.arena.arena import Arena
@@ -88,6 +89,8 @@ class Agent:
         self.metrics = AgentMetrics()
         self.events = EventLog(self.boot_id, clock)
         self.is_running = False
+        self.answers = OpenAnswers()
+        self._is_draining = False
         self._clock = clock
         self._encoding = asyncio.Semaphore(MAX_ENCODINGS)
         self._tasks: list[asyncio.Task[None]] = []
@@ -146,6 +149,15 @@ class Agent:
         ]
         self.is_running = True
 
+    async def drain(self) -> None:
+        """Take no new model, end loads, let every answer be written to its end.
+
+        Who waits in a replica's queue gets ReplicaGoneError, to be placed elsewhere.
+        """
+        self._is_draining = True
+        await self._loads.drain()
+        await self.answers.quiet.wait()
+
     async def stop(self) -> None:
         """End loads, replicas and engines, and close the arena (its weights stay if `arena.keep_on_stop`)."""
         if not self.is_running:
@@ -164,7 +176,7 @@ class Agent:
 
     async def load(self, request: LoadRequest) -> LoadResult:
         """`POST /load`; see `Loads.load`."""
-        self._check_running()
+        self._check_running(is_new=True)
         check_model_name(request.model)
         if not is_revision(request.revision):
             raise InvalidRequestError("revision: expected 32 hex digits", param="revision")
@@ -322,8 +334,8 @@ class Agent:
             except (SllmError, OSError) as error:
                 _log.warning("adopted revision %s has no usable text: %s", revision, error)
 
-    def _check_running(self) -> None:
-        if not self.is_running:
+    def _check_running(self, *, is_new: bool = False) -> None:
+        if not self.is_running or (is_new and self._is_draining):
             raise ShuttingDownError("the agent is stopping; ask another", source="agent")
 
 

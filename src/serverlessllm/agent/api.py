@@ -103,6 +103,11 @@ async def _unload(request: web.Request) -> web.Response:
 
 
 async def _infer(request: web.Request) -> web.StreamResponse:
+    with request.app[AGENT].answers.one():
+        return await _answer(request)
+
+
+async def _answer(request: web.Request) -> web.StreamResponse:
     agent = request.app[AGENT]
     headers = InferHeaders.decode(request.headers)
     if headers.endpoint == "embeddings":

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which agents there are: those that hold a lease under `agents/`, as the store's watch tells; and who is drained.
 
+An agent that was told to stop says so in its record, and is drained by that until the record is gone.
+
 While the store is away the last view stays. An agent whose record is gone is given up, unless it goes on speaking to
 us: then it has GRACE_S to come back to the store (the store may have lost its data, not the node).
 """
@@ -82,9 +84,11 @@ class Members:
         for address in wanted - {link.address for link in self._agents.links}:
             self._found.add(address)
             self._agents.add(address)
+        stopping = {record.address for record in self._records.values() if record.is_stopping}
         now_s = self._clock.monotonic_s()
         for link in list(self._agents.links):
-            link.is_drained = self._drains.get(Keys.drained(link.agent_id)) is not None
+            is_drained = self._drains.get(Keys.drained(link.agent_id)) is not None
+            link.is_drained = is_drained or link.address in stopping
             if link.address in wanted or link.address not in self._found:
                 self._absent_since_s.pop(link.address, None)
                 continue

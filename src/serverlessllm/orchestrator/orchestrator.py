@@ -107,6 +107,8 @@ class Orchestrator:
         self.views = Views(self.models, self.agents, self.wakes, self.ring, decisions, clock, keep_alive_s)
         self.disks = Disks(self.models, self.agents, self._may_remove_artifacts)
         self.proxy = self._new_proxy(Routing(self._table, costs, decisions, clock), secret, clock)
+        self.is_stopping = False
+        """Whether the process was told to stop: `/v1` takes nothing new, `/readyz` says no."""
         self._idle_task: asyncio.Task[None] | None = None
 
     def _new_proxy(self, routing: Routing, secret: str, clock: Clock) -> Proxy:
