@@ -50,7 +50,7 @@ demo-model: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[engine,ingest,s3,hub,redis,etcd,bench,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[engine,ingest,s3,hub,redis,etcd,otel,bench,dev]"
 	@touch $(READY)
 
 clean:

@@ -98,6 +98,22 @@ def test_call_during_an_agents_stop_is_answered_by_another(cluster: Cluster, tmp
         assert stopped.result() == 0
 
 
+def test_agent_that_stops_hands_its_10_streams_to_another(cluster: Cluster, tmp_path: Path) -> None:
+    front = cluster.orchestrator()
+    agent = cluster.agent(engine_max_num_seqs=SEATS, stop_grace_s="3600")
+    [leaving] = until_alive(front, 1)
+    add_model(front, "m", write_simulated(tmp_path / "m"), token_s=0.1)
+    with ThreadPoolExecutor(NUM_STREAMS) as pool:
+        calls = start_streams(pool, front.url, "m")
+        cluster.agent(engine_max_num_seqs=SEATS)
+        until_alive(front, 2)
+        assert agent.stop() == 0
+        assert [call.result() for call in calls] == [(NUM_TOKENS, "[DONE]")] * NUM_STREAMS
+    with Client(front.url) as client:
+        ends = {view.agent_id for view in client.requests(NUM_STREAMS)}
+    assert leaving not in ends
+
+
 def is_drained(front: LocalServer) -> bool:
     with Client(front.url) as client:
         return any(view.is_drained for view in client.agents())

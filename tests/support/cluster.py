@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -18,12 +19,13 @@ from support.platform import PATIENCE_S, eventually
 class Cluster:
     """Use as a context manager; `agent()` and `orchestrator()` start a process each."""
 
-    def __init__(self, home: Path, metadata_url: str) -> None:
+    def __init__(self, home: Path, metadata_url: str, env: Mapping[str, str] | None = None) -> None:
         self._home = home
         self._env = {
             "SLLM_SECRET": "the-secret-of-this-cluster",
             "SLLM_METADATA_URL": metadata_url,
             "SLLM_METADATA_CALL_TIMEOUT_S": "2",
+            **(env or {}),
         }
         self._stack = ExitStack()
         self._num = 0

@@ -24,9 +24,16 @@ from serverlessllm.agent.inference import Inference
 from serverlessllm.agent.load import NodeParts
 from serverlessllm.agent.load_messages import bandwidths
 from serverlessllm.agent.loads import Loads
+from serverlessllm.agent.migrations import Migrations
+from serverlessllm.agent.node_gauges import NodeGauges
+from serverlessllm.agent.node_traces import NodeTraces
 from serverlessllm.agent.open_answers import OpenAnswers
+from serverlessllm.agent.prepared import PreparedInference
 from serverlessllm.agent.replica import Replica, ReplicaKey
 from serverlessllm.agent.reporter import Reporter
+from serverlessllm.agent.running_answer import RunningAnswer
+from serverlessllm.agent.running_answers import RunningAnswers
+from serverlessllm.agent.standby import Standbys
 from serverlessllm.arena.arena import Arena
 from serverlessllm.arena.prefault import Prefaulter
 from serverlessllm.clock import Clock
@@ -46,8 +53,10 @@ from serverlessllm.loader.io_settings import choose_connections
 from serverlessllm.loader.loader import Loader
 from serverlessllm.loader.manifest import origin_opener
 from serverlessllm.node_profile import NodeProfile
+from serverlessllm.sdk.tls import ClientTls
 from serverlessllm.sources.access import Access
 from serverlessllm.telemetry.metrics import AgentMetrics
+from serverlessllm.telemetry.spans import SpanSink
 from serverlessllm.text.tokenizer import TextCache
 from serverlessllm.types import EngineKind, check_model_name, is_revision, mint_id
 from serverlessllm.wire import WIRE_VERSION
@@ -62,6 +71,7 @@ from serverlessllm.wire.agent import (
     UnloadResult,
 )
 from serverlessllm.wire.events import HEARTBEAT_S, SlotsChanged, Snapshot
+from serverlessllm.wire.resume import ResumeHead
 
 MAX_ENCODINGS: Final = 2
 """Prompts encoded at once: each keeps a core busy, and more would only delay what the engines compute."""
@@ -78,23 +88,39 @@ class Agent:
     """
 
     def __init__(
-        self, config: Config, secret: str, clock: Clock, *, engines: Sequence[EngineKind] | None = None
+        self,
+        config: Config,
+        secret: str,
+        clock: Clock,
+        *,
+        engines: Sequence[EngineKind] | None = None,
+        spans: SpanSink | None = None,
     ) -> None:
-        """`secret` is the cluster's. `engines` that may be used here; None takes all that are installed."""
+        """`secret` is the cluster's. `engines` that may be used here; None takes all that are installed.
+
+        `spans` takes our part of traces.
+        """
         self.config = config
         self.secret = secret
         self.agent_id = _agent_id(config.data_path)
         self.boot_id = mint_id("boot")
         self.engines = list(installed_engines(config) if engines is None else engines)
         self.metrics = AgentMetrics()
+        self.traces = NodeTraces(spans, self.agent_id, clock)
         self.events = EventLog(self.boot_id, clock)
+        self.answers = RunningAnswers(config.agent.orphan_grace_s, self.metrics)
+        self.migrations = Migrations(
+            self.answers, self.agent_id, secret, self.metrics, ClientTls(config.tls), self.traces.moved
+        )
+        self.standbys = Standbys(self.answers, self.metrics, self._begin_prepared)
         self.is_running = False
-        self.answers = OpenAnswers()
+        self.open_answers = OpenAnswers()
         self._is_draining = False
         self._clock = clock
         self._encoding = asyncio.Semaphore(MAX_ENCODINGS)
         self._tasks: list[asyncio.Task[None]] = []
         self._prefault: Prefaulter
+        self._gauges: NodeGauges
         self.disk: NodeDisk
         self._parts: NodeParts
         self._loads: Loads
@@ -129,12 +155,15 @@ class Agent:
                 io_profile=io_profile,
                 open_origin=origin_opener(access),
                 num_fetch_workers=choose_connections(config.sources, io_profile),
+                on_corrupt=lambda tier, number: self.metrics.corrupt_shards.labels(tier).inc(number),
             ),
             slots=slots,
             texts=TextCache(config.agent.tokenizer_cache_size),
             reporter=Reporter(self.events, self.metrics, arena, self._clock),
+            traces=self.traces,
         )
         self._loads = Loads(self._parts)
+        self._gauges = NodeGauges(self.metrics, arena, nvme)
         self.disk = NodeDisk(
             self.agent_id, DiskInventory(data_path, nvme), self._parts.loader, self._bound_revisions
         )
@@ -156,7 +185,7 @@ class Agent:
         """
         self._is_draining = True
         await self._loads.drain()
-        await self.answers.quiet.wait()
+        await self.open_answers.quiet.wait()
 
     async def stop(self) -> None:
         """End loads, replicas and engines, and close the arena (its weights stay if `arena.keep_on_stop`)."""
@@ -166,6 +195,9 @@ class Agent:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.migrations.stop()
+        await self.standbys.stop()
+        await self.answers.stop()
         await asyncio.to_thread(self._prefault.stop)
         await self._loads.stop()
         self._parts.reporter.close()
@@ -207,12 +239,21 @@ class Agent:
         is_dropped = request.drop_bytes and self._drop_bytes(request.revision)
         return UnloadResult(unloaded=replica is not None or is_dropped)
 
-    def infer(self, headers: InferHeaders, body: bytes) -> Inference:
-        """`POST /infer`: the request at its replica, not started yet.
+    def infer(self, headers: InferHeaders, body: bytes, resumed: ResumeHead | None = None) -> Inference:
+        """`POST /infer`: the request at its replica, not started yet; `resumed` where its answer was begun elsewhere.
 
-        Raises: ReplicaGoneError when no replica is ready here; InvalidRequestError, UnsupportedFieldError.
+        Raises: ReplicaGoneError when no replica is ready here; InvalidRequestError, UnsupportedFieldError;
+        CannotResumeError.
         """
-        return Inference(headers, body, self._replica(headers), self._clock, self._encoding)
+        return Inference(headers, body, self._replica(headers), self._clock, self._encoding, resumed)
+
+    def prepare(self, headers: InferHeaders, body: bytes) -> PreparedInference:
+        """A request that runs elsewhere, to be prepared at its replica. Raises as `infer`."""
+        return PreparedInference(headers, body, self._replica(headers), self._clock, self._encoding)
+
+    def _begin_prepared(self, inference: PreparedInference) -> None:
+        answer = self.answers.start(inference, lambda ended: self.ended(inference, ended))
+        self.answers.expect_reader(answer)
 
     def embed(self, headers: InferHeaders, body: bytes) -> Embeddings:
         """`POST /infer` for embeddings. Raises: ReplicaGoneError, InvalidRequestError."""
@@ -227,9 +268,10 @@ class Agent:
             )
         return replica
 
-    def note_tokens(self, inference: Inference) -> None:
-        """Count what a request generated, once it is over."""
-        self.metrics.generated_tokens.labels(inference.headers.model).inc(inference.num_tokens)
+    def ended(self, inference: Inference, work: Inference | RunningAnswer) -> None:
+        """A request's run here is over: count what it generated, and tell its trace."""
+        self.traces.inferred(inference, work.num_sampled)
+        self.metrics.generated_tokens.labels(work.headers.model).inc(work.num_sampled)
 
     def status(self) -> AgentStatus:
         """`GET /status`."""
@@ -259,13 +301,9 @@ class Agent:
         """The first event of `/events`."""
         return Snapshot(self.status(), self._loads.kv_chunks())
 
-    def render_metrics(self) -> bytes:
+    async def render_metrics(self) -> bytes:
         """`GET /metrics`."""
-        for name, number in self._slots().items():
-            engine, _, state = name.partition(".")
-            self.metrics.slots.labels(engine, state).set(number)
-        self.metrics.arena_bytes.labels("touched").set(self._parts.arena.touched_free_bytes)
-        return self.metrics.render()
+        return await self._gauges.render(self._slots())
 
     def _slots(self) -> dict[str, int]:
         """`engine.state` → number."""

@@ -2,7 +2,7 @@
 """The agent's HTTP surface. Each handler: decode, call the agent, encode.
 
 Every call but `/metrics` and `/healthz` needs the cluster secret. Errors have OpenAI's shape. The reserved paths
-(`/migrate /snapshot /restore /shards/…`) are 404 like any other that is not built.
+(`/snapshot /restore /shards/…`) are 404 like any other that is not built.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import msgspec
 from aiohttp import web
 
 from serverlessllm.agent.agent import Agent
-from serverlessllm.agent.stream import answer, answer_embeddings
+from serverlessllm.agent.standby_api import add_routes as add_move_routes
+from serverlessllm.agent.stream import answer_embeddings, answer_stream, answer_whole
 from serverlessllm.errors import (
     AuthenticationError,
     InvalidRequestError,
@@ -27,9 +28,13 @@ from serverlessllm.errors import (
     SllmError,
 )
 from serverlessllm.telemetry import metrics
+from serverlessllm.wire import trace_context
 from serverlessllm.wire.agent import SECRET_HEADER, InferHeaders, LoadRequest, UnloadRequest
 from serverlessllm.wire.disk import CleanNode
 from serverlessllm.wire.openai import field_error
+from serverlessllm.wire.resume import CONTENT_TYPE as RESUME_CONTENT_TYPE
+from serverlessllm.wire.resume import MAX_HEAD_BYTES, decode_resume
+from serverlessllm.wire.run_name import CancelResult, RunName
 
 AGENT: Final = web.AppKey("agent", Agent)
 OPEN_PATHS: Final = ("/metrics", "/healthz")
@@ -49,6 +54,9 @@ def create_app(agent: Agent) -> web.Application:
     app.router.add_post("/load", _load)
     app.router.add_post("/unload", _unload)
     app.router.add_post("/infer", _infer)
+    app.router.add_get("/infer/{request_id}", _attach, allow_head=False)
+    app.router.add_delete("/infer/{request_id}", _cancel)
+    add_move_routes(app, lambda request: request.app[AGENT])
     app.router.add_get("/events", _events, allow_head=False)
     app.router.add_get("/status", _status)
     app.router.add_get("/disk", _disk)
@@ -91,6 +99,8 @@ async def _secret(request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get(SECRET_HEADER, "").encode("utf-8", "surrogateescape")
         if not hmac.compare_digest(given, request.app[AGENT].secret.encode()):
             raise AuthenticationError(f"header {SECRET_HEADER}: missing, or not this cluster's secret")
+    # Whatever the call starts works for the same trace.
+    trace_context.enter(trace_context.parse(request.headers.get(trace_context.TRACEPARENT)))
     return await handler(request)
 
 
@@ -103,20 +113,45 @@ async def _unload(request: web.Request) -> web.Response:
 
 
 async def _infer(request: web.Request) -> web.StreamResponse:
-    with request.app[AGENT].answers.one():
+    with request.app[AGENT].open_answers.one():
         return await _answer(request)
 
 
 async def _answer(request: web.Request) -> web.StreamResponse:
     agent = request.app[AGENT]
-    headers = InferHeaders.decode(request.headers)
+    headers, resumed = InferHeaders.decode(request.headers), None
+    if request.content_type == RESUME_CONTENT_TYPE:
+        max_bytes = agent.config.orchestrator.max_body_bytes + MAX_HEAD_BYTES
+        resumed, body = decode_resume(await request.clone(client_max_size=max_bytes).read())
+    else:
+        body = await request.read()
     if headers.endpoint == "embeddings":
-        return await answer_embeddings(agent.embed(headers, await request.read()))
-    inference = agent.infer(headers, await request.read())
+        return await answer_embeddings(agent.embed(headers, body))
+    inference = agent.infer(headers, body, resumed)
+    if inference.request.is_stream:
+        running = agent.answers.start(inference, lambda answer: agent.ended(inference, answer))
+        async with agent.answers.reading(running):
+            return await answer_stream(request, running, 0 if resumed is None else resumed.seq)
     try:
-        return await answer(request, inference)
+        return await answer_whole(inference)
     finally:
-        agent.note_tokens(inference)
+        agent.ended(inference, inference)
+
+
+async def _attach(request: web.Request) -> web.StreamResponse:
+    agent = request.app[AGENT]
+    name = RunName.decode(request.match_info["request_id"], request.headers)
+    await agent.standbys.live(name)
+    running = agent.answers.find(name)
+    async with agent.answers.reading(running):
+        agent.migrations.reclaim(running)
+        agent.standbys.claimed(running.headers)
+        return await answer_stream(request, running, _from_seq(request.query.get("from")) or 0)
+
+
+async def _cancel(request: web.Request) -> web.Response:
+    name = RunName.decode(request.match_info["request_id"], request.headers)
+    return _json(CancelResult(await request.app[AGENT].answers.cancel(name)))
 
 
 async def _events(request: web.Request) -> web.StreamResponse:
@@ -148,7 +183,7 @@ async def _clean_disk(request: web.Request) -> web.Response:
 
 
 async def _metrics(request: web.Request) -> web.Response:
-    body = request.app[AGENT].render_metrics()
+    body = await request.app[AGENT].render_metrics()
     return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
 
 

@@ -25,6 +25,7 @@ from serverlessllm.agent.admission import RECHECK_S, Admission
 from serverlessllm.agent.artifacts import OpenArtifact, OpenArtifacts
 from serverlessllm.agent.load_checks import check_budget, check_dtype
 from serverlessllm.agent.load_messages import attach_of, bandwidths, early_result_of, result_of
+from serverlessllm.agent.node_traces import NodeTraces
 from serverlessllm.agent.replica import Replica
 from serverlessllm.agent.reporter import Reporter
 from serverlessllm.agent.weight_stream import WeightStream
@@ -61,6 +62,7 @@ class NodeParts:
     slots: SlotPool
     texts: TextCache
     reporter: Reporter
+    traces: NodeTraces
 
 
 class Load:

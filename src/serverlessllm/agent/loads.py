@@ -126,7 +126,7 @@ class Loads:
 
     async def _bring_up(self, replica: Replica, request: LoadRequest) -> LoadResult:
         """The work of one flight: a replica that takes requests, or none and an error that says why."""
-        reporter = self._parts.reporter
+        reporter, began_s = self._parts.reporter, self._parts.clock.wall_s()
         may_stream = replica.key not in self._broken
         load = Load(self._parts, self._artifacts, self._admission, replica, request, may_stream=may_stream)
         try:
@@ -135,9 +135,11 @@ class Loads:
             # Before the wait: once the replica is gone, the key is free for the next flight.
             del self._flights[replica.key]
             reporter.load_failed(replica.key, str(error) or "stopped")
+            self._parts.traces.loaded(replica, began_s, None, str(error) or "stopped")
             await replica.unbind()
             raise
         del self._flights[replica.key]
+        self._parts.traces.loaded(replica, began_s, result)
         if result.is_streaming:
             replica.keep_loading(asyncio.create_task(self._finish(load, replica)))
         else:

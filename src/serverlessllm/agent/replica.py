@@ -84,6 +84,8 @@ class Replica:
         self.has_seat = False
         self.was_lost = False
         self.max_model_len_tokens = 0
+        self.attach_ms = 0.0
+        """What its worker took to bind."""
         self.kv = KvChunks(lambda: on_kv_change(self))
         self.gone = asyncio.Event()
         self._slots = slots
@@ -117,6 +119,21 @@ class Replica:
     def dtype(self) -> str | None:
         """What its slot computes in; None before it has one."""
         return None if self._slot is None else self._slot.hello.dtype
+
+    @property
+    def pid(self) -> int | None:
+        """Its worker's process; None before it has one."""
+        return None if self._slot is None else self._slot.pid
+
+    @property
+    def slot(self) -> Slot | None:
+        """Its worker, while it has one."""
+        return self._slot
+
+    @property
+    def block_tokens(self) -> int:
+        """Ids per block of its engine's cache; 0 where the engine does not tell."""
+        return self._block_tokens
 
     @property
     def can_stream(self) -> bool:
@@ -166,6 +183,7 @@ class Replica:
         self._slot.on_blocks = lambda blocks: self.kv.note_blocks(blocks.stored, blocks.removed)
         attached = await self._slot.attach(attach, None if self._pin is None else self._pin.fd)
         self._drop_pin()
+        self.attach_ms = attached.map_ms + attached.bind_ms
         self.max_model_len_tokens = attached.max_model_len_tokens
         self._block_tokens = attached.block_tokens
         self._text = text
@@ -258,7 +276,7 @@ class Replica:
             state=self.state,
             engine=self.engine,
             device_set="cpu",
-            pid=None if self._slot is None else self._slot.pid,
+            pid=self.pid,
             num_running=self._seats.num_taken,
             num_queued=self._seats.num_waiting,
             idle_s=self._seats.idle_s if self.is_idle else 0.0,

@@ -29,7 +29,7 @@ async def drain_agent(agent: Agent, membership: Membership, grace_s: float) -> N
         await membership.say_stopping()
         await agent.drain()
 
-    await _within(leave(), grace_s, lambda: agent.answers.num_open)
+    await _within(leave(), grace_s, lambda: agent.open_answers.num_open)
 
 
 async def drain_front(orchestrator: Orchestrator, grace_s: float) -> None:

@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "stop": "stop:stop",
     "chat": "chat:chat",
     "ps": "ps:ps",
+    "top": "top:top",
     "disk": "disk:disk",
     "node": "node:node",
     "key": "key:key",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from serverlessllm.cli import exit_codes
+from serverlessllm.cli.moves import migrate_request
 from serverlessllm.cli.session import Session, server_options
 from serverlessllm.cli.terminal import print_fields, print_json, print_table, show
 from serverlessllm.cli.units import age_text, duration_text
@@ -17,6 +18,8 @@ from serverlessllm.cli.units import age_text, duration_text
 if TYPE_CHECKING:
     from serverlessllm.sdk.start_summary import StartSummary
     from serverlessllm.wire.admin import PlacementDecision, RequestView
+    from serverlessllm.wire.hop import Hop
+    from serverlessllm.wire.migrate import Mode
 
 
 @click.group(epilog=exit_codes.EPILOG)
@@ -82,6 +85,22 @@ def explain(session: Session, request_id: str) -> None:
         _print_decision("sent to", detail.route)
 
 
+@request.command(epilog=exit_codes.EPILOG)
+@click.argument("request_id", metavar="ID")
+@click.option("--to", "to", default="", metavar="NODE", help="Where to; the cheapest node if left out.")
+@click.option(
+    "--mode",
+    type=click.Choice(["auto", "recompute", "copy"]),
+    default="auto",
+    show_default=True,
+    help="Compute its cache anew there, or copy it.",
+)
+@server_options
+def migrate(session: Session, request_id: str, to: str, mode: Mode) -> None:
+    """Move the running stream ID to another node; its reader notices nothing."""
+    migrate_request(session, request_id, to, mode)
+
+
 def _summary(view: RequestView) -> StartSummary:
     from serverlessllm.sdk.start_summary import StartSummary
 
@@ -104,11 +123,19 @@ def _fields(view: RequestView) -> list[tuple[str, str]]:
         ("error", view.error or ""),
         ("agent", f"{view.agent_id}, attempt {view.attempt}" if view.agent_id else ""),
         ("retries", str(view.num_retries) if view.num_retries else ""),
+        ("hops", " → ".join(_hop(hop) for hop in view.hops)),
         ("load", speed + beside),
         ("tokens", f"{view.prompt_tokens} in ({view.cached_tokens} cached), {view.completion_tokens} out"),
         ("tenant", view.tenant),
+        ("trace", view.trace_id),
         ("total", duration_text(view.e2e_ms / 1e3) if view.e2e_ms else ""),
     ]
+
+
+def _hop(hop: Hop) -> str:
+    if hop.how == "begun":
+        return hop.agent_id
+    return f"{hop.agent_id} ({hop.how} after {hop.seq} tokens: {hop.reason})"
 
 
 def _print_decision(what: str, decision: PlacementDecision) -> None:

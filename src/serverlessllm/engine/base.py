@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from serverlessllm.wire.standby import BlocksTaken, Extend, PutBlocks, Standing, TakeBlocks
 from serverlessllm.wire.worker import Embed, Embedded, Failed, Generate, ModelLayout, Spellings, TokenEvent
 
 
@@ -128,6 +129,34 @@ class BlockReporter(Protocol):
 
     def block_changes(self) -> tuple[list[bytes], list[bytes]]:
         """Names of blocks that the last `step` made findable, and of those that it gave up."""
+
+
+@runtime_checkable
+class StandbyEngine(Protocol):
+    """An engine that prepares requests which still run elsewhere (`Generate.is_standby`).
+
+    Theirs is what running requests leave of a step. `cancel` ends them like any other.
+    """
+
+    def extend(self, message: Extend) -> None:
+        """Take ids of a standby choice; with `is_last` it is sampled from now on.
+
+        Raises: InvalidRequestError for a choice that does not stand by, or ids that it cannot have.
+        """
+
+    def take_standing(self) -> list[Standing]:
+        """Choices that have caught up since the last call."""
+
+
+@runtime_checkable
+class BlockCopier(Protocol):
+    """An engine whose blocks of keys and values another engine of its revision and dtype can use."""
+
+    def take_blocks(self, message: TakeBlocks) -> BlocksTaken:
+        """Full blocks of a running choice; none of an unknown one."""
+
+    def put_blocks(self, message: PutBlocks) -> int:
+        """Keep blocks for later requests, as far as there is room; how many. Raises: InvalidRequestError."""
 
 
 @runtime_checkable

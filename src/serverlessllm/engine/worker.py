@@ -11,6 +11,9 @@
               Cancel      forgets it                                    → attached
               Arrived     goes on with the shards that are whole now    → attached
               Early       has the bytes that it wanted                  → attached
+              Extend      hands ids to a request that stands by         → attached
+              TakeBlocks     gives blocks of a running request             → attached
+              PutBlocks      keeps blocks for requests to come             → attached
     any       agent gone, or a message out of place                     → ended
 
 A worker takes one model in its life: a failed attach may leave an engine half bound, so it ends the worker,
@@ -30,6 +33,7 @@ from typing import Protocol, runtime_checkable
 from serverlessllm.arena.mapping import map_extents
 from serverlessllm.engine.base import (
     AdapterEngine,
+    BlockCopier,
     BlockReporter,
     EmbeddingEngine,
     Engine,
@@ -37,12 +41,14 @@ from serverlessllm.engine.base import (
     FailureReporter,
     GrammarEngine,
     RegionFile,
+    StandbyEngine,
     StreamingEngine,
     Weights,
 )
 from serverlessllm.engine.worker_connection import AgentConnection, AgentGoneError
 from serverlessllm.errors import EngineError, SllmError, UnsupportedFieldError, WireError
 from serverlessllm.wire import WIRE_VERSION
+from serverlessllm.wire.standby import BlocksPut, BlocksTaken, Extend, PutBlocks, TakeBlocks
 from serverlessllm.wire.worker import (
     AdapterLoaded,
     Arrived,
@@ -93,7 +99,18 @@ def serve(listener: socket.socket, engine: Engine) -> None:
     listener.close()
     try:
         streams = isinstance(engine, StreamingEngine) and engine.can_stream
-        connection.send(Hello(WIRE_VERSION, os.getpid(), engine.name, engine.dtype, primed_ms, streams))
+        connection.send(
+            Hello(
+                WIRE_VERSION,
+                os.getpid(),
+                engine.name,
+                engine.dtype,
+                primed_ms,
+                streams,
+                stands_by=isinstance(engine, StandbyEngine),
+                copies_blocks=isinstance(engine, BlockCopier),
+            )
+        )
         Worker(connection, engine).run()
     except AgentGoneError:
         pass
@@ -113,6 +130,7 @@ class Worker:
         self._blocks = engine if isinstance(engine, BlockReporter) else None
         self._embedding = engine if isinstance(engine, EmbeddingEngine) else None
         self._failing = engine if isinstance(engine, FailureReporter) else None
+        self._standby = engine if isinstance(engine, StandbyEngine) else None
         self._is_attached = False
         self._is_running = True
         self._region_fd: int | None = None  # never closed: its lock on the arena is the region's pin
@@ -126,6 +144,7 @@ class Worker:
             self._ask_for_wanted()
             if self._engine.has_work:
                 self._step()
+            self._tell_standing()
 
     def _step(self) -> None:
         events = self._engine.step()
@@ -145,6 +164,11 @@ class Worker:
             stored, removed = self._blocks.block_changes()
             if stored or removed:
                 self._connection.send(Blocks(stored, removed))
+
+    def _tell_standing(self) -> None:
+        if self._standby is not None and self._is_attached:
+            for standing in self._standby.take_standing():
+                self._connection.send(standing)
 
     def _patience_s(self) -> float | None:
         if not self._engine.has_work:
@@ -175,6 +199,12 @@ class Worker:
             case Early() if self._is_attached and self._streaming is not None:
                 for offset, data in message.parts:
                     self._streaming.take_early(offset, data)
+            case Extend() if self._is_attached and self._standby is not None:
+                self._extend(message, self._standby)
+            case TakeBlocks() if self._is_attached:
+                self._take_blocks(message)
+            case PutBlocks() if self._is_attached:
+                self._put_blocks(message)
             case _:
                 state = "attached" if self._is_attached else "without a model"
                 raise WireError(f"{type(message).__name__} sent to a worker that is {state}", source="agent")
@@ -186,9 +216,31 @@ class Worker:
                     f"the {self._engine.name} engine follows no format: leave out response_format, enforced calls",
                     param="response_format",
                 )
+            if request.is_standby and self._standby is None:
+                raise UnsupportedFieldError(f"the {self._engine.name} engine prepares no requests")
             self._engine.add(request)
         except SllmError as error:
             self._connection.send(Failed(error.message, error.code, request.request_id, error.param))
+
+    def _extend(self, message: Extend, engine: StandbyEngine) -> None:
+        try:
+            engine.extend(message)
+        except SllmError as error:
+            self._connection.send(Failed(error.message, error.code, message.request_id, error.param))
+
+    def _take_blocks(self, message: TakeBlocks) -> None:
+        copier = self._engine if isinstance(self._engine, BlockCopier) else None
+        blocks = BlocksTaken(message.request_id, [], []) if copier is None else copier.take_blocks(message)
+        self._connection.send(blocks)
+
+    def _put_blocks(self, message: PutBlocks) -> None:
+        try:
+            copier = self._engine if isinstance(self._engine, BlockCopier) else None
+            num_stored = 0 if copier is None else copier.put_blocks(message)
+        except SllmError as error:
+            self._connection.send(Failed(error.message, error.code, message.request_id, error.param))
+        else:
+            self._connection.send(BlocksPut(message.request_id, num_stored))
 
     def _load_adapter(self, message: LoadAdapter) -> None:
         try:

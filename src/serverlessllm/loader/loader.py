@@ -33,7 +33,7 @@ from serverlessllm.loader.manifest import OriginOpener, read_manifest
 from serverlessllm.loader.own_memory import MAX_COPIES, MAX_LOADS
 from serverlessllm.loader.parts import LoaderParts
 from serverlessllm.loader.plan import LoadableArtifact, file_sizes
-from serverlessllm.loader.report import LoadReport, OnLoadProgress
+from serverlessllm.loader.report import LoadReport, OnCorrupt, OnLoadProgress
 from serverlessllm.loader.settlement import Settlement
 from serverlessllm.loader.transfer.fetch_shares import FetchShares
 from serverlessllm.loader.transfer.read_pool import ReadPool
@@ -66,10 +66,11 @@ class Loader:
         open_origin: OriginOpener | None = None,
         num_fetch_workers: int = DEFAULT_WORKERS,
         open_source: SourceOpener | None = None,
+        on_corrupt: OnCorrupt = lambda tier, number: None,
     ) -> None:
         """`io_profile` is what `sllm tune io` found; `open_origin` opens a file at an origin (None: loads have none),
         from which at most `num_fetch_workers` ranges are in flight per load; `open_source` opens a weights file on
-        disk, by default as a `FileSource`. Raises: ConfigError.
+        disk, by default as a `FileSource`; `on_corrupt` hears of wrong bytes, from any thread. Raises: ConfigError.
         """
         io = choose_io(config, io_profile)
         self._arena = arena
@@ -96,6 +97,7 @@ class Loader:
             fetch_shares=FetchShares(num_fetch_workers),
             copies=threading.BoundedSemaphore(MAX_COPIES),
             in_use=self.in_use,
+            on_corrupt=on_corrupt,
         )
         self._is_closed = False
 
@@ -275,6 +277,7 @@ class Loader:
         elif is_right is False:
             _log.warning("adopted region %s has wrong bytes in memory: dropped", region.revision)
             self._arena.discard(region)
+            self._parts.on_corrupt("dram", 1)
         return is_right
 
     def _finish_fetch(self, wish: LoadWish, adopted: Region) -> None:

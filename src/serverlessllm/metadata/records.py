@@ -92,10 +92,14 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DrainRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """`drained/{id}`: an operator wants this agent to take nothing new; it outlives the agent's restarts."""
+    """`drained/{id}`: an operator wants this agent to take nothing new; it outlives the agent's restarts.
+
+    `is_leaving`: its ready replicas take no requests either, and what they run is moved to others.
+    """
 
     id: str
     since_s: float
+    is_leaving: bool = False
 
 
 Record = ModelRecord | PlacementRecord | KeyRecord | AgentRecord | DrainRecord

@@ -17,10 +17,13 @@ from contextlib import aclosing
 from typing import Final, Protocol
 
 from serverlessllm.clock import Clock
-from serverlessllm.errors import SllmError
+from serverlessllm.config import TlsConfig
+from serverlessllm.errors import CertificateError, SllmError
 from serverlessllm.orchestrator.agent_state import AgentState
+from serverlessllm.orchestrator.breaker import Breaker
 from serverlessllm.orchestrator.upstream import Upstream
 from serverlessllm.sdk.agent import SILENCE_S, AgentClient
+from serverlessllm.sdk.tls import ClientTls
 from serverlessllm.wire import WIRE_VERSION, is_compatible
 from serverlessllm.wire.events import AgentEvent, Snapshot
 
@@ -43,16 +46,26 @@ class AgentObserver(Protocol):
 class AgentLink:
     """One agent, by its address. `run` follows its event stream until cancelled."""
 
-    def __init__(self, address: str, secret: str, clock: Clock, observer: AgentObserver) -> None:
+    def __init__(
+        self,
+        address: str,
+        secret: str,
+        clock: Clock,
+        observer: AgentObserver,
+        tls: ClientTls | None = None,
+    ) -> None:
+        tls = tls or ClientTls(TlsConfig())
         self.address = address
-        self.client = AgentClient(address, secret)
-        self.upstream = Upstream(address)
+        self.client = AgentClient(address, secret, tls)
+        self.upstream = Upstream(address, tls)
         self.state = AgentState()
         self.is_alive = False
         self.lost = asyncio.Event()
         self.is_drained = False
+        self.is_leaving = False
         self.problem: str | None = None
         self.num_failures = 0
+        self.breaker = Breaker(clock)
         self._clock = clock
         self._observer = observer
         self._heard_s = clock.monotonic_s()
@@ -81,6 +94,9 @@ class AgentLink:
                         self._take(seq, event)
             except SllmError as error:
                 log.debug("agent %s: %s", self.address, error.message)
+                if isinstance(error, CertificateError) and self.problem != error.message:
+                    self.problem = error.message
+                    log.error("agent %s", error.message)
                 if backoff_s or self.silent_s >= SILENCE_S:
                     self.give_up(error.message)
             except Exception:
@@ -97,6 +113,7 @@ class AgentLink:
             self.problem = None
             if self._boot_id and event.status.boot_id != self._boot_id:
                 self.give_up("it restarted")
+                self.breaker.reset()
             self._boot_id = event.status.boot_id
         elif not self._boot_id:
             return

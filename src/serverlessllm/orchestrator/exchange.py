@@ -14,6 +14,7 @@ from aiohttp import web
 
 from serverlessllm.clock import Clock
 from serverlessllm.errors import SllmError
+from serverlessllm.orchestrator.deadlines import NO_DEADLINES, Deadlines
 from serverlessllm.orchestrator.replies import error_reply
 from serverlessllm.telemetry.timeline import Timeline
 from serverlessllm.wire import sse
@@ -43,6 +44,7 @@ class Exchange:
         self.timeline = timeline
         self.arrived_s = arrived_s
         self.is_stream = timeline.is_stream
+        self.deadlines: Deadlines = NO_DEADLINES
         self._clock = clock
         self._patient_since_s = arrived_s
         self._response: web.StreamResponse | None = None
@@ -52,6 +54,11 @@ class Exchange:
     def is_open(self) -> bool:
         """Whether the status and headers have left."""
         return self._response is not None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the first token is there."""
+        return self.timeline.ttft_ms > 0
 
     @property
     def elapsed_s(self) -> float:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from serverlessllm.types import MAX_MODEL_NAME_BYTES
-from serverlessllm.wire import admin, disk, embeddings, field_bounds, messages, openai
+from serverlessllm.wire import admin, disk, embeddings, field_bounds, messages, moves, openai
 
 Schema = dict[str, Any]
 """A JSON schema: a tree of JSON values, which has no narrower type."""
@@ -92,6 +92,10 @@ STRUCTS: Final = (
     admin.RequestDetail,
     admin.CreateKey,
     admin.DrainAgent,
+    moves.MoveRequest,
+    moves.MoveView,
+    moves.Evacuate,
+    moves.Evacuated,
     admin.KeyList,
     admin.KeyCreated,
 )

@@ -19,13 +19,21 @@ from serverlessllm.orchestrator.adapter_rules import check_removal
 from serverlessllm.orchestrator.admission import Admission
 from serverlessllm.orchestrator.agent_link import AgentLink
 from serverlessllm.orchestrator.agents import Agents
+from serverlessllm.orchestrator.breakers import Breakers
 from serverlessllm.orchestrator.changes import Changes
 from serverlessllm.orchestrator.decisions import DecisionRing
+from serverlessllm.orchestrator.destinations import Destinations
 from serverlessllm.orchestrator.disks import Disks
+from serverlessllm.orchestrator.dispatch import Dispatch
+from serverlessllm.orchestrator.farewells import Farewells
 from serverlessllm.orchestrator.fetches import Fetches
+from serverlessllm.orchestrator.front_gauges import FrontGauges
+from serverlessllm.orchestrator.hedge import Hedge
+from serverlessllm.orchestrator.holding import Holding
 from serverlessllm.orchestrator.keyring import Keyring
 from serverlessllm.orchestrator.members import Members
 from serverlessllm.orchestrator.models import Models
+from serverlessllm.orchestrator.moves import Moves
 from serverlessllm.orchestrator.placements import Placements
 from serverlessllm.orchestrator.prefill_costs import PrefillCosts
 from serverlessllm.orchestrator.proxy import Proxy
@@ -33,16 +41,20 @@ from serverlessllm.orchestrator.reconcile import Reconciler
 from serverlessllm.orchestrator.registration import Registrations
 from serverlessllm.orchestrator.replicas import ReplicaTable
 from serverlessllm.orchestrator.request_metrics import RequestMetrics
+from serverlessllm.orchestrator.request_traces import RequestTraces
 from serverlessllm.orchestrator.room import Room
 from serverlessllm.orchestrator.routing import Routing
 from serverlessllm.orchestrator.scaling.idle import IdleScaler
+from serverlessllm.orchestrator.siblings import Siblings
 from serverlessllm.orchestrator.tenure import Tenure
 from serverlessllm.orchestrator.unbind import Unbinder
 from serverlessllm.orchestrator.views import Views
 from serverlessllm.orchestrator.wake import Wakes
-from serverlessllm.orchestrator.waker import Waker
+from serverlessllm.orchestrator.waker import Waker, Woken
 from serverlessllm.sdk.ingest import IngestClient
+from serverlessllm.sdk.tls import ClientTls
 from serverlessllm.telemetry.metrics import OrchestratorMetrics
+from serverlessllm.telemetry.spans import SpanSink
 from serverlessllm.telemetry.timeline import TimelineRing
 from serverlessllm.wire.events import AgentEvent, Heartbeat, KvChanged, ReplicaChanged, Snapshot
 
@@ -50,7 +62,10 @@ log = logging.getLogger(__name__)
 
 
 class Orchestrator:
-    """`agents` are addresses to follow. `remove_artifact(revision)` is given where artifacts are on our own disk."""
+    """`agents` are addresses to follow. `remove_artifact(revision)` is given where artifacts are on our own disk.
+
+    `spans` takes the traces of requests.
+    """
 
     def __init__(
         self,
@@ -62,30 +77,41 @@ class Orchestrator:
         clock: Clock,
         *,
         remove_artifact: Callable[[str], None] | None = None,
+        tls: ClientTls | None = None,
+        siblings: Siblings | None = None,
+        spans: SpanSink | None = None,
     ) -> None:
+        tls = tls or ClientTls(config.tls)
         self.config = config.orchestrator
+        self.siblings = siblings
         self._remove_artifact = remove_artifact
         self.changes = Changes()
         self.metrics = OrchestratorMetrics()
-        self.ring = TimelineRing(self.config.timeline_ring_size)
+        self.traces = RequestTraces(config.telemetry, spans, is_logging_ids=config.log_format == "json")
+        self.ring = TimelineRing(self.config.timeline_ring_size, self.traces.finished)
         decisions = DecisionRing()
         costs = PrefillCosts()
         self.models = Models(store, self.changes, clock)
         self.keyring = Keyring(store, self.changes, clock)
         self.admission = Admission(self.config, self.keyring)
-        self.agents = Agents(agents, secret, clock, self)
+        self.agents = Agents(agents, secret, clock, self, tls)
+        self.gauges = FrontGauges(self.metrics, self.agents, self.models, clock)
         self._table = ReplicaTable(clock)
-        self.members = Members(store, self.agents, self.changes, clock)
-        self._tenure = Tenure(store, _owner(config), clock)
+        self._breakers = Breakers(self.agents, self.metrics)
+        self.members = Members(
+            store, self.agents, self.changes, clock, lambda link: self._farewells.begin(link)
+        )
+        self._tenure = Tenure(store, _owner(config, 0 if siblings is None else siblings.index), clock)
         self._placements = Placements(store, self._tenure, self._has_living_agent, clock)
         self._unbinder = Unbinder(self.agents, self._table, self._placements)
         self._reconciler = Reconciler(
             self.models, self.agents, self._table, self._placements, self._unbinder, self.members.has
         )
-        self._ingest = IngestClient(ingest_url, secret)
+        self._ingest = IngestClient(ingest_url, secret, tls)
         artifacts = config.data_path / "artifacts"
         self.registrations = Registrations(self.models, self._ingest, artifacts, self.changes)
         self.fetches = Fetches(self.models, self._ingest, artifacts, self.changes)
+        self._hedge: Hedge[Woken] = Hedge(self._placements, self._table, self.metrics)
         room = Room(self._table, self._unbinder, self.changes, clock)
         waker = Waker(
             self.models,
@@ -98,32 +124,38 @@ class Orchestrator:
             clock,
             self.fetches,
             costs,
+            self._breakers,
+            self._hedge,
         )
-        self.wakes = Wakes(waker, self.agents, self.metrics, self.config.max_held_requests)
+        max_held, max_total = self.config.max_held_requests, self.config.max_held_total
+        self.wakes = Wakes(waker, self.agents, self.metrics, max_held, max_total, clock)
         keep_alive_s = self.config.keep_alive_s
         self._idle = IdleScaler(
             self.models, self._table, self._unbinder, clock, keep_alive_s, lambda: self._tenure.is_leader
         )
         self.views = Views(self.models, self.agents, self.wakes, self.ring, decisions, clock, keep_alive_s)
         self.disks = Disks(self.models, self.agents, self._may_remove_artifacts)
-        self.proxy = self._new_proxy(Routing(self._table, costs, decisions, clock), secret, clock)
+        routing = Routing(self._table, costs, decisions, clock, self._breakers)
+        self.proxy = self._new_proxy(routing, secret, clock)
+        self._destinations = Destinations(self.agents, self._table, self._placements)
+        self.moves = Moves(self.models, self.agents, self._destinations, self.ring)
+        self._farewells = Farewells(self.agents, self.moves, lambda: self._tenure.is_leader)
         self.is_stopping = False
         """Whether the process was told to stop: `/v1` takes nothing new, `/readyz` says no."""
         self._idle_task: asyncio.Task[None] | None = None
 
     def _new_proxy(self, routing: Routing, secret: str, clock: Clock) -> Proxy:
-        return Proxy(
-            self.models,
-            self.agents,
-            self._table,
-            routing,
-            self.wakes,
-            self.ring,
-            RequestMetrics(self.metrics, clock),
-            self.config,
-            secret,
-            clock,
+        metrics = RequestMetrics(self.metrics, clock)
+        holding = Holding(self.wakes, self.agents, self.config, clock)
+        dispatch = Dispatch(
+            routing, self._table, holding, self._breakers, metrics, self.agents, self.config, secret, clock
         )
+        return Proxy(self.models, self.ring, dispatch, metrics, self.config, secret, clock)
+
+    def render_metrics(self) -> bytes:
+        """Prometheus' text format."""
+        self._breakers.show()
+        return self.gauges.render()
 
     async def start(self) -> None:
         """Read the store, resume registrations, follow the agents.
@@ -145,7 +177,11 @@ class Orchestrator:
         if self._idle_task is not None:
             self._idle_task.cancel()
             await asyncio.gather(self._idle_task, return_exceptions=True)
+        await self.proxy.stop()
+        await self._farewells.stop()
         await self.wakes.stop()
+        await self._destinations.stop()
+        await self._hedge.flush()
         await self.fetches.stop()
         await self.registrations.stop()
         await self._reconciler.stop()
@@ -166,13 +202,13 @@ class Orchestrator:
             self._reconciler.agent_joined(link)
         elif isinstance(event, ReplicaChanged) and event.replica.state == "gone":
             self._placements.settle(event.replica.model, event.replica.attempt, is_ready=False)
-        self._count_agents()
         self.changes.notify()
 
     def agent_lost(self, link: AgentLink) -> None:
         """See `AgentObserver`."""
+        if self.members.has(link.agent_id):
+            self.gauges.note_lost(link.agent_id, link.silent_s)
         self._table.drop_agent(link)
-        self._count_agents()
         self.changes.notify()
 
     async def stop_model(self, name: str, *, drop_bytes: bool) -> int:
@@ -220,16 +256,12 @@ class Orchestrator:
     def _has_living_agent(self, record: PlacementRecord) -> bool:
         return self.agents.by_id(record.node) is not None
 
-    def _count_agents(self) -> None:
-        views = self.agents.views()
-        num_alive = sum(view.is_alive for view in views)
-        self.metrics.agents.labels("true").set(num_alive)
-        self.metrics.agents.labels("false").set(len(views) - num_alive)
 
-
-def _owner(config: Config) -> str:
-    """This orchestrator's name in claims: the same after a restart, one per host and data directory."""
+def _owner(config: Config, worker: int) -> str:
+    """This orchestrator's name in claims: the same after a restart, one per host, data directory and worker."""
     place = f"{socket.gethostname()}:{config.data_path.absolute()}"
+    if worker:
+        place += f":{worker}"
     return f"orchestrator-{blake3(place.encode()).hexdigest()[:16]}"
 
 

@@ -68,7 +68,7 @@ class ReplicaTable:
         return [
             replica
             for replica in self._ready.get(model, {}).values()
-            if not replica.is_draining and replica.revision == revision
+            if not replica.is_draining and not replica.link.is_leaving and replica.revision == revision
         ]
 
     def all(self) -> Iterator[Replica]:

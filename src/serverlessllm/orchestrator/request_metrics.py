@@ -13,6 +13,7 @@ from serverlessllm.errors import SllmError
 from serverlessllm.telemetry.metrics import OrchestratorMetrics
 from serverlessllm.telemetry.timeline import Timeline
 from serverlessllm.types import PHASES
+from serverlessllm.wire.hop import Hop, Resumption
 
 NO_TIER = "none"
 """The `tier` label of a hot start: no bytes moved."""
@@ -51,6 +52,19 @@ class RequestMetrics:
         """A silent retry before the first byte."""
         timeline.num_retries += 1
         self._metrics.retries.labels(cause.code).inc()
+
+    def resumed(self, timeline: Timeline, cause: SllmError, outcome: Resumption, seq: int) -> None:
+        """A stream broke after `seq` ids because of `cause`: what came of it."""
+        timeline.hops.append(Hop(timeline.agent_id or "", seq, outcome, cause.code))
+        self._metrics.resumes.labels(cause.code, outcome).inc()
+
+    def moved(self, timeline: Timeline, agent_id: str, seq: int, how: Resumption) -> None:
+        """A stream was handed over after `seq` ids, or was to be, and goes on now."""
+        timeline.note_cut()
+        pause_s = self._clock.monotonic_s() - self._read_s.get(timeline.request_id, self._clock.monotonic_s())
+        timeline.hops.append(Hop(agent_id, seq, how, "", pause_s * 1e3))
+        self._metrics.moves.labels(how).inc()
+        self._metrics.move_pause_seconds.labels(timeline.model).observe(pause_s)
 
     def progressed(self, timeline: Timeline, seq: int) -> None:
         """A read of the stream brought it to `seq` ids."""

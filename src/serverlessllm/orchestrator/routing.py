@@ -16,6 +16,7 @@ from typing import Final
 
 from serverlessllm.clock import Clock
 from serverlessllm.metadata.records import ModelRecord
+from serverlessllm.orchestrator.breakers import Breakers
 from serverlessllm.orchestrator.decisions import DecisionRing
 from serverlessllm.orchestrator.placement.decide import Decision, decide
 from serverlessllm.orchestrator.placement.facts import CPU_DEVICE_SET, AgentFacts, Need
@@ -33,8 +34,14 @@ class Routing:
     """Called on the hot path."""
 
     def __init__(
-        self, table: ReplicaTable, costs: PrefillCosts, decisions: DecisionRing, clock: Clock
+        self,
+        table: ReplicaTable,
+        costs: PrefillCosts,
+        decisions: DecisionRing,
+        clock: Clock,
+        breakers: Breakers,
     ) -> None:
+        self._breakers = breakers
         self._table = table
         self._costs = costs
         self._decisions = decisions
@@ -45,7 +52,7 @@ class Routing:
         self, record: ModelRecord, prompt: Prompt, request_id: str, failed: Collection[str] = ()
     ) -> Replica | None:
         """A ready replica, None when there is none. Agents in `failed` are asked again only if no other is left."""
-        ready = self._table.ready(record.name, record.revision)
+        ready = self._breakers.usable(self._table.ready(record.name, record.revision))
         if len(ready) < 2:
             return ready[0] if ready else None
         facts = [self._facts(replica, record, prompt) for replica in ready]

@@ -136,6 +136,8 @@ def request_view(timeline: Timeline) -> RequestView:
         completion_tokens=timeline.completion_tokens,
         cached_tokens=timeline.cached_tokens,
         tenant=timeline.tenant,
+        trace_id="" if timeline.trace is None else timeline.trace.trace_id,
+        hops=timeline.hops,
     )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Client of an agent's control path: `/load`, `/unload`, `/status`, `/disk` and `/events`.
+"""Client of an agent's control path: `/load`, `/unload`, `/status`, `/disk`, `/migrate` and `/events`.
 
 Every error is an `SllmError`: what the agent sent, or UnreachableError. `/infer` is not here: the hot path has a
 client of its own in `orchestrator/upstream.py`.
@@ -13,8 +13,10 @@ from typing import Final, TypeVar
 import httpx
 import msgspec
 
+from serverlessllm.config import TlsConfig
 from serverlessllm.errors import UnreachableError, WireError
 from serverlessllm.sdk.request import DELETE_TIMEOUT, raise_for_error
+from serverlessllm.sdk.tls import ClientTls, certificate_error
 from serverlessllm.wire.agent import (
     SECRET_HEADER,
     AgentStatus,
@@ -25,6 +27,8 @@ from serverlessllm.wire.agent import (
 )
 from serverlessllm.wire.disk import CleanNode, DiskCleaned, DiskStatus
 from serverlessllm.wire.events import HEARTBEAT_S, AgentEvent
+from serverlessllm.wire.migrate import MigrateRequest, MigrateResult, RunList
+from serverlessllm.wire.trace_context import TRACEPARENT, current_header
 
 T = TypeVar("T")
 
@@ -40,15 +44,16 @@ _events: Final[msgspec.json.Decoder[AgentEvent]] = msgspec.json.Decoder(AgentEve
 
 
 class AgentClient:
-    """One agent at `address` (`http://host:port`). Close it with `aclose`."""
+    """One agent at `address` (`http[s]://host:port`). Close it with `aclose`."""
 
-    def __init__(self, address: str, secret: str) -> None:
+    def __init__(self, address: str, secret: str, tls: ClientTls | None = None) -> None:
         self.address = address
         self._http = httpx.AsyncClient(
             base_url=address,
             headers={SECRET_HEADER: secret},
             timeout=TIMEOUT,
             trust_env=False,
+            verify=(tls or ClientTls(TlsConfig())).context(address) or False,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=8),
         )
 
@@ -76,6 +81,14 @@ class AgentClient:
     async def clean_disk(self, request: CleanNode) -> DiskCleaned:
         """Remove what nobody needs."""
         return await self._post("/disk/clean", request, DiskCleaned, DELETE_TIMEOUT)
+
+    async def runs(self) -> RunList:
+        """The streams that run there."""
+        return await self._get("/infer", RunList)
+
+    async def migrate(self, request: MigrateRequest) -> MigrateResult:
+        """Move a stream away from there; returns when it is settled."""
+        return await self._post("/migrate", request, MigrateResult, LOAD_TIMEOUT)
 
     async def events(self, from_seq: int | None = None) -> AsyncGenerator[tuple[int, AgentEvent], None]:
         """(seq, event), from a snapshot or from what came after `from_seq`; see `wire/events.py`.
@@ -108,7 +121,7 @@ class AgentClient:
             response = await self._http.post(
                 path,
                 content=msgspec.json.encode(body),
-                headers={"content-type": "application/json"},
+                headers={"content-type": "application/json", **_trace_header()},
                 timeout=timeout,
             )
         except httpx.TransportError as error:
@@ -116,8 +129,17 @@ class AgentClient:
         return _decode(response, kind)
 
     def _unreachable(self, error: httpx.TransportError) -> UnreachableError:
+        refused = certificate_error(error, self.address)
+        if refused is not None:
+            return refused
         reason = str(error) or type(error).__name__
         return UnreachableError(f"agent {self.address} cannot be reached: {reason}", source="agent")
+
+
+def _trace_header() -> dict[str, str]:
+    """On whose behalf we call, if that is known."""
+    header = current_header()
+    return {TRACEPARENT: header} if header else {}
 
 
 class _EventSplitter:

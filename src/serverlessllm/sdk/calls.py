@@ -28,6 +28,8 @@ from serverlessllm.wire.admin import (
     Stopped,
 )
 from serverlessllm.wire.disk import CleanDisk, CleanedView, DiskView
+from serverlessllm.wire.migrate import Mode
+from serverlessllm.wire.moves import Evacuate, Evacuated, MoveRequest, MoveView
 
 
 class ModelSettings(TypedDict, total=False):
@@ -75,6 +77,14 @@ def view_disks() -> Call[DiskView]:
 
 def clean_disks(wish: CleanDisk) -> Call[CleanedView]:
     return Call("POST", "/admin/disk/clean", CleanedView, wish)
+
+
+def move_request(request_id: str, to: str, mode: Mode) -> Call[MoveView]:
+    return Call("POST", f"/admin/requests/{segment(request_id)}/migrate", MoveView, MoveRequest(to, mode))
+
+
+def evacuate_agent(agent_id: str, mode: Mode) -> Call[Evacuated]:
+    return Call("POST", f"/admin/agents/{segment(agent_id)}/evacuate", Evacuated, Evacuate(mode))
 
 
 def drain_agent(agent_id: str, drained: bool) -> Call[AgentView]:

@@ -21,6 +21,7 @@ from serverlessllm.sdk.pull_events import PullEvents
 from serverlessllm.sdk.request import (
     DEFAULT_URL,
     DELETE_TIMEOUT,
+    MOVE_TIMEOUT,
     STREAM_TIMEOUT,
     TIMEOUT,
     Call,
@@ -40,6 +41,8 @@ from serverlessllm.wire.admin import (
     RequestView,
 )
 from serverlessllm.wire.disk import CleanDisk, CleanedView, DiskView
+from serverlessllm.wire.migrate import Mode
+from serverlessllm.wire.moves import Evacuated, MoveView
 
 T = TypeVar("T")
 Message = Mapping[str, object]
@@ -62,9 +65,14 @@ def _headers_summary(response: httpx.Response) -> list[StreamItem]:
 class Client:
     """A blocking client; use it in a `with`, or `close` it."""
 
-    def __init__(self, base_url: str = DEFAULT_URL, *, api_key: str | None = None) -> None:
-        """Raises ConfigError for a malformed URL or key. Connects at the first call."""
-        self._builder = RequestBuilder(base_url, api_key)
+    def __init__(
+        self, base_url: str = DEFAULT_URL, *, api_key: str | None = None, ca: str | None = None
+    ) -> None:
+        """`ca`: a PEM file of authorities to trust. Connects at the first call.
+
+        Raises ConfigError for a malformed URL, key or `ca`.
+        """
+        self._builder = RequestBuilder(base_url, api_key, ca)
         self._http = httpx.Client(trust_env=self._builder.trust_env, verify=self._builder.verify)
 
     def models(self) -> list[ModelView]:
@@ -148,6 +156,16 @@ class Client:
         """Let an agent take nothing new, or (False) again. Raises NotFoundError."""
         return self._send(calls.drain_agent(agent_id, drained))
 
+    def evacuate_agent(self, agent_id: str, *, mode: Mode = "auto") -> Evacuated:
+        """Drain an agent, and move the streams that run there to others. Raises NotFoundError."""
+        return self._send(calls.evacuate_agent(agent_id, mode), MOVE_TIMEOUT)
+
+    def move_request(self, request_id: str, to: str = "", *, mode: Mode = "auto") -> MoveView:
+        """Move a running stream to another agent; empty: the cheapest. Raises: NotFoundError, ConflictError,
+        MigrationRefusedError.
+        """
+        return self._send(calls.move_request(request_id, to, mode), MOVE_TIMEOUT)
+
     def requests(self, limit: int = 50) -> list[RequestView]:
         """Live and recent requests, the newest first."""
         return self._send(calls.list_requests(limit)).requests
@@ -213,8 +231,10 @@ class Client:
 class AsyncClient:
     """The same for an event loop; use it in an `async with`, or `aclose` it. See `Client` for each method."""
 
-    def __init__(self, base_url: str = DEFAULT_URL, *, api_key: str | None = None) -> None:
-        self._builder = RequestBuilder(base_url, api_key)
+    def __init__(
+        self, base_url: str = DEFAULT_URL, *, api_key: str | None = None, ca: str | None = None
+    ) -> None:
+        self._builder = RequestBuilder(base_url, api_key, ca)
         self._http = httpx.AsyncClient(trust_env=self._builder.trust_env, verify=self._builder.verify)
 
     async def models(self) -> list[ModelView]:
@@ -280,6 +300,14 @@ class AsyncClient:
 
     async def drain_agent(self, agent_id: str, *, drained: bool = True) -> AgentView:
         return await self._send(calls.drain_agent(agent_id, drained))
+
+    async def evacuate_agent(self, agent_id: str, *, mode: Mode = "auto") -> Evacuated:
+        """See `Client.evacuate_agent`."""
+        return await self._send(calls.evacuate_agent(agent_id, mode), MOVE_TIMEOUT)
+
+    async def move_request(self, request_id: str, to: str = "", *, mode: Mode = "auto") -> MoveView:
+        """See `Client.move_request`."""
+        return await self._send(calls.move_request(request_id, to, mode), MOVE_TIMEOUT)
 
     async def requests(self, limit: int = 50) -> list[RequestView]:
         return (await self._send(calls.list_requests(limit))).requests

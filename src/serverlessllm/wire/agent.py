@@ -17,11 +17,16 @@ from serverlessllm.errors import WireError
 from serverlessllm.types import ReplicaState, StartKind, Tier, check_model_name, is_revision
 from serverlessllm.wire import WIRE_VERSION
 from serverlessllm.wire.openai import Endpoint
+from serverlessllm.wire.trace_context import TRACEPARENT, parse
 
 SECRET_HEADER: Final = "x-sllm-secret"
 REQUEST_ID_HEADER: Final = "x-request-id"
 AGENT_TIMING_HEADER: Final = "x-sllm-timing"
 """Of `/infer`'s response: JSON `InferTiming`."""
+CREATED_HEADER: Final = "x-sllm-created"
+TENANT_HEADER: Final = "x-sllm-tenant"
+SEED_HEADER: Final = "x-sllm-seed"
+HOP_HEADER: Final = "x-sllm-hop"
 
 
 class LoadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -200,7 +205,8 @@ class InferHeaders(msgspec.Struct, frozen=True):
 
     `seed` is used where the body has none; `deadline_ms` is
     what is left of the request's time (0 = none). `adapter` is the revision of a LoRA adapter, `adapter_artifact` its
-    directory on the node.
+    directory on the node. `hop` numbers the runs of one request, which its `seed` tells from others of its id: a run
+    ends those of lower numbers. `traceparent` (W3C) is what traces call the request; empty where it is not traced.
     """
 
     request_id: str
@@ -216,22 +222,26 @@ class InferHeaders(msgspec.Struct, frozen=True):
     seed: int
     adapter: str = ""
     adapter_artifact: str = ""
+    hop: int = 0
+    traceparent: str = ""
 
     def encode(self) -> dict[str, str]:
         """As HTTP headers."""
         return {
             REQUEST_ID_HEADER: self.request_id,
-            "x-sllm-created": str(self.created_s),
+            CREATED_HEADER: str(self.created_s),
             "x-sllm-endpoint": self.endpoint,
             "x-sllm-model": self.model,
             "x-sllm-revision": self.revision,
             "x-sllm-attempt": str(self.attempt),
             "x-sllm-deadline-ms": str(self.deadline_ms),
-            "x-sllm-tenant": self.tenant,
+            TENANT_HEADER: self.tenant,
             "x-sllm-priority": str(self.priority),
             "x-sllm-cache-salt": self.cache_salt,
-            "x-sllm-seed": str(self.seed),
+            SEED_HEADER: str(self.seed),
             "x-sllm-wire": str(WIRE_VERSION),
+            **({HOP_HEADER: str(self.hop)} if self.hop else {}),
+            **({TRACEPARENT: self.traceparent} if self.traceparent else {}),
             **(
                 {"x-sllm-adapter": self.adapter, "x-sllm-adapter-artifact": quote(self.adapter_artifact)}
                 if self.adapter
@@ -242,42 +252,47 @@ class InferHeaders(msgspec.Struct, frozen=True):
     @classmethod
     def decode(cls, headers: Mapping[str, str]) -> InferHeaders:
         """Raises WireError naming the header that is missing or malformed."""
-        endpoint = _text(headers, "x-sllm-endpoint")
+        endpoint = text_header(headers, "x-sllm-endpoint")
         known = next((name for name in get_args(Endpoint) if name == endpoint), None)
         if known is None:
             raise WireError(f"header x-sllm-endpoint: {endpoint[:40]!r} is unknown", source="agent")
-        revision = _text(headers, "x-sllm-revision")
+        revision = text_header(headers, "x-sllm-revision")
         if not is_revision(revision):
             raise WireError("header x-sllm-revision: not 32 hex digits", source="agent")
         adapter = headers.get("x-sllm-adapter", "")
         if adapter and not is_revision(adapter):
             raise WireError("header x-sllm-adapter: not 32 hex digits", source="agent")
+        trace = parse(headers.get(TRACEPARENT))
         return cls(
             adapter=adapter,
-            adapter_artifact=unquote(_text(headers, "x-sllm-adapter-artifact")) if adapter else "",
-            request_id=_text(headers, REQUEST_ID_HEADER),
-            created_s=_number(headers, "x-sllm-created"),
+            adapter_artifact=unquote(text_header(headers, "x-sllm-adapter-artifact")) if adapter else "",
+            request_id=text_header(headers, REQUEST_ID_HEADER),
+            created_s=number_header(headers, CREATED_HEADER),
             endpoint=known,
-            model=check_model_name(_text(headers, "x-sllm-model"), param="x-sllm-model"),
+            model=check_model_name(text_header(headers, "x-sllm-model"), param="x-sllm-model"),
             revision=revision,
-            attempt=_number(headers, "x-sllm-attempt"),
-            deadline_ms=_number(headers, "x-sllm-deadline-ms"),
-            tenant=_text(headers, "x-sllm-tenant"),
-            priority=_number(headers, "x-sllm-priority"),
-            cache_salt=_text(headers, "x-sllm-cache-salt"),
-            seed=_number(headers, "x-sllm-seed"),
+            attempt=number_header(headers, "x-sllm-attempt"),
+            deadline_ms=number_header(headers, "x-sllm-deadline-ms"),
+            tenant=text_header(headers, TENANT_HEADER),
+            priority=number_header(headers, "x-sllm-priority"),
+            cache_salt=text_header(headers, "x-sllm-cache-salt"),
+            seed=number_header(headers, SEED_HEADER),
+            hop=number_header(headers, HOP_HEADER) if HOP_HEADER in headers else 0,
+            traceparent="" if trace is None else trace.header(),
         )
 
 
-def _text(headers: Mapping[str, str], name: str) -> str:
+def text_header(headers: Mapping[str, str], name: str) -> str:
+    """Raises WireError when it is missing."""
     value = headers.get(name)
     if value is None:
         raise WireError(f"header {name} is missing", source="agent")
     return value
 
 
-def _number(headers: Mapping[str, str], name: str) -> int:
-    value = _text(headers, name)
+def number_header(headers: Mapping[str, str], name: str) -> int:
+    """Raises WireError when it is missing or no integer."""
+    value = text_header(headers, name)
     digits = value[1:] if value.startswith("-") else value
     if not digits.isdigit() or len(digits) > 20:
         raise WireError(f"header {name}: {value[:40]!r} is not an integer", source="agent")

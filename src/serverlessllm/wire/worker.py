@@ -8,7 +8,7 @@ data of the frame's first byte); the worker answers `Attached` or `Failed`; then
 with a grammar. A worker ends when the agent closes the connection.
 
 Where the weights are still arriving (`Attach.shards`), `Arrived` tells how far they are, and a worker may ask for
-some of the bytes early: `Wanted` one way, `Early` the other.
+some of the bytes early: `Wanted` one way, `Early` the other. `wire/standby.py` has what moves requests.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import msgspec
 
 from serverlessllm.errors import WireError
 from serverlessllm.types import FinishReason, Pooling
+from serverlessllm.wire.standby import BlocksPut, BlocksTaken, Extend, PutBlocks, Standing, TakeBlocks
 
 MAX_FRAME_BYTES: Final = 64 << 20
 _LENGTH: Final = struct.Struct("<I")
@@ -66,6 +67,10 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     primed_ms: float
     streams: bool = False
     """Whether it takes weights that are still arriving."""
+    stands_by: bool = False
+    """Whether it prepares requests that run elsewhere (`Generate.is_standby`)."""
+    copies_blocks: bool = False
+    """Whether it gives and takes blocks of keys and values."""
 
 
 class Attach(msgspec.Struct, frozen=True, tag="attach"):
@@ -120,8 +125,9 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
 
     Choices of one `request_id` with the same ids compute them once. Keys and values are shared between requests of
     one `cache_salt` only. `logprobs`: how many of the most likely ids come with each id; -1 = no log-probabilities.
-    `adapter`: computed with it, if not empty; it was loaded before.
+    `adapter`: computed with it, if not empty; it was loaded before. `traceparent` (W3C): for an engine that traces.
     `grammar` (llguidance's language, within `wire/grammar.py`'s limits): ids are sampled among those that follow it.
+    `is_standby`: it still runs elsewhere; its ids are computed, and none is sampled until the last `Extend`.
     """
 
     request_id: str
@@ -135,6 +141,8 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     logprobs: int = -1
     grammar: str = ""
     adapter: str = ""
+    traceparent: str = ""
+    is_standby: bool = False
 
 
 class LoadAdapter(msgspec.Struct, frozen=True, tag="load_adapter"):
@@ -262,8 +270,32 @@ class Early(msgspec.Struct, frozen=True, tag="early"):
     parts: list[tuple[int, bytes]]
 
 
-ToWorker = Attach | LoadAdapter | Spellings | Generate | Embed | Cancel | Arrived | Early
-FromWorker = Hello | Attached | AdapterLoaded | Tokens | Blocks | Embedded | Failed | Wanted
+ToWorker = (
+    Attach
+    | LoadAdapter
+    | Spellings
+    | Generate
+    | Embed
+    | Cancel
+    | Arrived
+    | Early
+    | Extend
+    | TakeBlocks
+    | PutBlocks
+)
+FromWorker = (
+    Hello
+    | Attached
+    | AdapterLoaded
+    | Tokens
+    | Blocks
+    | Embedded
+    | Failed
+    | Wanted
+    | Standing
+    | BlocksTaken
+    | BlocksPut
+)
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _to_worker: Final[msgspec.msgpack.Decoder[ToWorker]] = msgspec.msgpack.Decoder(ToWorker)

@@ -8,11 +8,14 @@ import pytest
 
 from serverlessllm.metadata.records import ModelRecord
 from serverlessllm.orchestrator.agent_link import AgentLink
+from serverlessllm.orchestrator.agents import Agents
+from serverlessllm.orchestrator.breakers import Breakers
 from serverlessllm.orchestrator.decisions import DecisionRing
 from serverlessllm.orchestrator.prefill_costs import PrefillCosts
 from serverlessllm.orchestrator.prompt import Prompt
 from serverlessllm.orchestrator.replicas import Replica, ReplicaTable
 from serverlessllm.orchestrator.routing import Routing
+from serverlessllm.telemetry.metrics import OrchestratorMetrics
 from serverlessllm.telemetry.timeline import Timeline
 from serverlessllm.wire import openai
 from serverlessllm.wire.agent import AgentStatus, ReplicaStatus
@@ -43,7 +46,8 @@ class Scene:
         self.table = ReplicaTable(clock)
         self.costs = PrefillCosts()
         self.decisions = DecisionRing()
-        self.routing = Routing(self.table, self.costs, self.decisions, clock)
+        breakers = Breakers(Agents([], "s", clock, Deaf()), OrchestratorMetrics())
+        self.routing = Routing(self.table, self.costs, self.decisions, clock, breakers)
         self.one, self.two = (self._replica(number, clock) for number in (1, 2))
 
     def _replica(self, number: int, clock: HandClock) -> Replica:

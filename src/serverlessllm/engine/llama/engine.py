@@ -20,19 +20,21 @@ from serverlessllm.engine.base import BindReport, EngineLimits, Weights
 from serverlessllm.engine.host_arena import HostArena
 from serverlessllm.engine.llama.batch import build_batch
 from serverlessllm.engine.llama.block_chain import BLOCK_TOKENS
+from serverlessllm.engine.llama.block_copy import put_blocks, take_blocks
 from serverlessllm.engine.llama.block_table import BlockTable
 from serverlessllm.engine.llama.bound import Bound, Place
 from serverlessllm.engine.llama.kv_memory import CPU
 from serverlessllm.engine.llama.lora import LoraAdapter, LoraRows
 from serverlessllm.engine.llama.priming import prime_kernels
-from serverlessllm.engine.llama.request_check import check_request
+from serverlessllm.engine.llama.request_check import check_extension, check_request
 from serverlessllm.engine.llama.sampling.grammar import GrammarCompiler
 from serverlessllm.engine.llama.sampling.logprobs import RowLogprobs
 from serverlessllm.engine.llama.sampling.sampler import Sampler
 from serverlessllm.engine.llama.scheduler import Step
 from serverlessllm.engine.llama.sequence import Sequence
-from serverlessllm.errors import EngineError, InvalidRequestError
+from serverlessllm.errors import EngineError, InvalidRequestError, MigrationRefusedError
 from serverlessllm.types import adapter_salt
+from serverlessllm.wire.standby import BlocksTaken, Extend, PutBlocks, Standing, TakeBlocks
 from serverlessllm.wire.worker import Embed, Embedded, Failed, Generate, Spellings, TokenEvent, TokenLogprobs
 
 _DTYPES: Final = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -148,6 +150,10 @@ class LlamaEngine:
             raise InvalidRequestError(
                 f"request {request.request_id!r} is running already", param="request_id"
             )
+        if request.is_standby and bound.stream is not None:
+            raise MigrationRefusedError(
+                "the model still arrives here; requests move to whole ones", source="engine"
+            )
         if request.adapter and request.adapter not in bound.adapters:
             raise EngineError(f"adapter {request.adapter} is not loaded; load it first")
         grammar = bound.begin_grammar(request)
@@ -157,6 +163,34 @@ class LlamaEngine:
         self._num_added += 1
         if bound.stream is not None:
             bound.stream.admit()
+
+    def extend(self, message: Extend) -> None:
+        """Take ids of a choice that stands by; see `StandbyEngine`. Raises: InvalidRequestError."""
+        bound = self._require_bound()
+        sequence = bound.scheduler.find(message.request_id, message.choice)
+        check_extension(message, sequence, bound.config.vocab_size)
+        if sequence is not None:
+            sequence.extend(message.token_ids)
+            if message.is_last:
+                sequence.go(self._clock.monotonic_s())
+            bound.scheduler.wake()
+
+    def take_standing(self) -> list[Standing]:
+        """Choices that stand by and have caught up since the last call."""
+        if self._bound is None:
+            return []
+        return [told for sequence in self._bound.scheduler if (told := sequence.take_standing()) is not None]
+
+    def take_blocks(self, message: TakeBlocks) -> BlocksTaken:
+        """Full blocks of a running choice; see `BlockCopier`."""
+        bound = self._require_bound()
+        return take_blocks(message, bound.scheduler.find(message.request_id, message.choice), bound.store)
+
+    @torch.inference_mode()
+    def put_blocks(self, message: PutBlocks) -> int:
+        """Keep blocks of another engine; see `BlockCopier`. Raises: InvalidRequestError."""
+        bound = self._require_bound()
+        return put_blocks(message, bound.pool, bound.store)
 
     def cancel(self, request_id: str, choice: int | None = None) -> None:
         """Drop one choice of a request, or all, in any phase; slots and blocks are free for the next step."""
@@ -215,6 +249,8 @@ class LlamaEngine:
 
     def _generate(self, bound: Bound) -> list[TokenEvent]:
         step = bound.scheduler.plan(self._clock.monotonic_s())
+        if not step.decodes and not step.chunks:
+            return []
         return self._deliver(bound, step, self._forward(bound, step))
 
     def _deliver(self, bound: Bound, step: Step, computed: torch.Tensor) -> list[TokenEvent]:

@@ -7,10 +7,12 @@ from typing import Final
 
 from aiohttp import web
 
-from serverlessllm.errors import InvalidRequestError
+from serverlessllm.errors import InvalidRequestError, NotFoundError
+from serverlessllm.orchestrator.admission import read_body
 from serverlessllm.orchestrator.app_key import ORCHESTRATOR
 from serverlessllm.orchestrator.replies import json_reply
 from serverlessllm.wire.admin import RequestList
+from serverlessllm.wire.moves import parse_move
 
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 10_000
@@ -20,17 +22,38 @@ def add_routes(router: web.UrlDispatcher) -> None:
     """Add every route of this file."""
     router.add_get("/admin/requests", list_requests)
     router.add_get("/admin/requests/{id}", get_request)
+    router.add_post("/admin/requests/{id}/migrate", move_request)
 
 
 async def list_requests(request: web.Request) -> web.Response:
     """`GET /admin/requests?limit=N`: the newest first."""
     limit = _limit(request.query.get("limit"))
-    return json_reply(RequestList(requests=request.app[ORCHESTRATOR].views.requests(limit)))
+    orchestrator = request.app[ORCHESTRATOR]
+    found = orchestrator.views.requests(limit)
+    if orchestrator.siblings is not None:
+        found = await orchestrator.siblings.requests(found, limit)
+    return json_reply(RequestList(requests=found))
 
 
 async def get_request(request: web.Request) -> web.Response:
-    """`GET /admin/requests/{id}`."""
-    return json_reply(request.app[ORCHESTRATOR].views.request(request.match_info["id"]))
+    """`GET /admin/requests/{id}`: also one that another worker served."""
+    orchestrator, request_id = request.app[ORCHESTRATOR], request.match_info["id"]
+    try:
+        return json_reply(orchestrator.views.request(request_id))
+    except NotFoundError:
+        if orchestrator.siblings is None:
+            raise
+        detail = await orchestrator.siblings.request(request_id)
+        if detail is None:
+            raise
+        return json_reply(detail)
+
+
+async def move_request(request: web.Request) -> web.Response:
+    """`POST /admin/requests/{id}/migrate`: move a running stream to another agent."""
+    orchestrator, request_id = request.app[ORCHESTRATOR], request.match_info["id"]
+    body = parse_move(await read_body(request))
+    return json_reply(await orchestrator.moves.move(request_id, body.to, body.mode))
 
 
 def _limit(text: str | None) -> int:
