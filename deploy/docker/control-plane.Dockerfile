@@ -29,7 +29,7 @@ ENV PATH=/opt/sllm/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     SLLM_DATA_DIR=/var/lib/serverlessllm \
-    SLLM_HEALTH_URL=http://127.0.0.1:8343/healthz
+    HEALTHCHECK_URL=http://127.0.0.1:8343/healthz
 USER 10001:10001
 VOLUME /var/lib/serverlessllm
 EXPOSE 8343

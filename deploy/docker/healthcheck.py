@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a container's HEALTHCHECK runs: exit 0 if `SLLM_HEALTH_URL` answers 200. Needs the standard library alone."""
+"""What a container's HEALTHCHECK runs: exit 0 if `HEALTHCHECK_URL` answers 200. Needs the standard library alone."""
 
 import os
 import sys
 import urllib.request
 
-URL = os.environ.get("SLLM_HEALTH_URL", "http://127.0.0.1:8343/healthz")
+URL = os.environ.get("HEALTHCHECK_URL", "http://127.0.0.1:8343/healthz")
 TIMEOUT_S = 4.0
 
 try:

@@ -9,8 +9,8 @@
 set -eu
 role=$1 destination=$2 source=$3
 case $role in
-  control-plane) extras=ingest,s3,hub,redis,etcd ;;
-  agent-cpu | agent-cuda) extras=s3,hub,redis,etcd ;;
+  control-plane) extras=ingest,s3,hub,redis,etcd,otel ;;
+  agent-cpu | agent-cuda) extras=s3,hub,redis,etcd,otel ;;
   vllm) extras= ;;
   *) echo "install.sh: unknown role $role" >&2; exit 2 ;;
 esac

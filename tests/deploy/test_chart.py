@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The chart over a matrix of values: linted, rendered, valid by Kubernetes' schemas, and settings that we understand."""
+"""The chart over a matrix of values: linted, rendered, valid by Kubernetes' schemas, settings that we understand."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from deploy.chart import CHART, REPOSITORY, VALUES, Object, helm, named, pod_specs, render
 
 from serverlessllm import config
+from support.helm_chart import CHART, REPOSITORY, VALUES, Object, helm, named, pod_specs, render
 
 KUBERNETES = "1.33"
 FOREIGN = {"monitoring.coreos.com/v1"}
@@ -81,7 +81,7 @@ def test_pods_live_longer_than_their_streams_may_take_to_end(values: Path) -> No
 
 
 def test_gpu_pool_asks_for_gpus_and_computes_on_them() -> None:
-    objects = render(CHART.parents[2] / "tests" / "deploy" / "values" / "aws.yaml")
+    objects = render(REPOSITORY / "tests" / "deploy" / "values" / "aws.yaml")
     name = "r-serverlessllm-agent-gpu"
     [agent] = named(objects, "DaemonSet", name)["spec"]["template"]["spec"]["containers"]
     assert agent["resources"]["limits"]["nvidia.com/gpu"] == 1
@@ -93,7 +93,7 @@ def test_gpu_pool_asks_for_gpus_and_computes_on_them() -> None:
 
 def test_monitoring_objects_carry_the_committed_rules_and_dashboards() -> None:
     source = REPOSITORY / "deploy" / "monitoring"
-    objects = render(CHART.parents[2] / "tests" / "deploy" / "values" / "aws.yaml")
+    objects = render(REPOSITORY / "tests" / "deploy" / "values" / "aws.yaml")
     rules = named(objects, "PrometheusRule", "r-serverlessllm")["spec"]["groups"]
     committed = [
         group

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The chart, rendered by a real helm, and what tests ask of its objects."""
+"""The programs that tests of deploy/ run, the chart rendered by a real helm, and what tests ask of its objects."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +16,7 @@ import yaml
 
 REPOSITORY: Final = Path(__file__).parents[2]
 CHART: Final = REPOSITORY / "deploy" / "helm" / "serverlessllm"
-VALUES: Final = sorted((Path(__file__).parent / "values").glob("*.yaml"))
+VALUES: Final = sorted((REPOSITORY / "tests" / "deploy" / "values").glob("*.yaml"))
 TOOLS: Final = REPOSITORY / ".demo" / "tools"
 
 Object = dict[str, Any]
@@ -23,7 +24,8 @@ Object = dict[str, Any]
 
 def tool(name: str) -> str:
     """The program's path; without it the test is skipped, in CI it fails. Both say how to get it."""
-    found = shutil.which(name, path=f"{TOOLS}{os.pathsep}{os.environ.get('PATH', '')}")
+    places = (str(TOOLS), str(Path(sys.executable).parent), os.environ.get("PATH", ""))
+    found = shutil.which(name, path=os.pathsep.join(places))
     if found is not None:
         return found
     advice = f"{name} is missing: run `make deploy-tools`"
