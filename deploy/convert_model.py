@@ -29,8 +29,8 @@ async def convert(url: str, secret: str, source: str, dtype: str | None) -> Job:
     try:
         asked = msgspec.convert({"source": source, "dtype": dtype}, IngestRequest)
         job = await client.ingest(asked)
-        phase = None
-        async for job in client.follow(job.id):
+        job_id, phase = job.id, None
+        async for job in client.follow(job_id):
             if job.phase is not None and job.phase != phase:
                 phase = job.phase
                 sys.stderr.write(f"{source}: {phase}\n")

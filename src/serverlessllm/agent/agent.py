@@ -75,6 +75,10 @@ from serverlessllm.wire.resume import ResumeHead
 
 MAX_ENCODINGS: Final = 2
 """Prompts encoded at once: each keeps a core busy, and more would only delay what the engines compute."""
+INSTALL_ADVICE: Final = {
+    "torch": "; pip install 'serverlessllm[engine]' there",
+    "vllm": "; run `make engines` or set engine.vllm_environment",
+}
 IDLE_RECHECK_S: Final = 0.5
 """How often to look whether the node has become idle, for work that can wait."""
 
@@ -216,7 +220,7 @@ class Agent:
         if engine is None:
             raise InvalidRequestError(
                 f"engine: {request.engine[:40]!r} does not run here; this node has {', '.join(self.engines)}"
-                + ("; run `make engines` or set engine.vllm_environment" if request.engine == "vllm" else ""),
+                + INSTALL_ADVICE.get(request.engine, ""),
                 param="engine",
             )
         return await self._loads.load(request, engine)
