@@ -319,6 +319,12 @@ class Config:
     log_level: str = setting(
         "info", "Least severe message to log.", choices=("debug", "info", "warning", "error")
     )
+    stop_grace_s: float = setting(
+        20.0,
+        "How long answers under way may go on once the process was told to stop; a second signal cuts them.",
+        low=0.0,
+        high=3600.0,
+    )
     log_format: str = setting(
         "text",
         "Lines of the log: text for people, json (with trace ids) for machines.",
@@ -457,6 +463,7 @@ RESERVED_ENV: Final = (
     "SLLM_URL",
     "SLLM_CA",
     "SLLM_SECRET",
+    "SLLM_KEYS",
     "SLLM_METADATA_USER",
     "SLLM_METADATA_PASSWORD",
 )

@@ -90,6 +90,11 @@ class Loads:
         opened = await self._artifacts.open(directory, revision)
         return await self._parts.loader.check_adopted(revision, opened.artifact)
 
+    async def drain(self) -> None:
+        """Cancel all loads, let what runs in the replicas finish, unbind them."""
+        await asyncio.gather(*(flight.stopped() for flight in list(self._flights.values())))
+        await asyncio.gather(*(replica.drain() for replica in list(self.replicas.values())))
+
     async def stop(self) -> None:
         """Cancel all loads and unbind all replicas."""
         await asyncio.gather(*(flight.stopped() for flight in list(self._flights.values())))

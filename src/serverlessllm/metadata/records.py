@@ -77,7 +77,10 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """`agents/{id}`, leased: who the agent is and how to reach it; fast state comes from its event stream."""
+    """`agents/{id}`, leased: who the agent is and how to reach it; fast state comes from its event stream.
+
+    `is_stopping`: it was told to stop and takes nothing new; what runs there may finish.
+    """
 
     id: str
     address: str
@@ -85,6 +88,7 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
     devices: tuple[str, ...]
     engines: tuple[EngineKind, ...]
     memory_bytes: int
+    is_stopping: bool = False
 
 
 class DrainRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from serverlessllm.errors import (
     InvalidRequestError,
     MethodNotAllowedError,
     NotFoundError,
+    ShuttingDownError,
     SllmError,
 )
 from serverlessllm.orchestrator.admission import TENANT, too_large
@@ -47,8 +48,15 @@ async def _begin_stop(app: web.Application) -> None:
 async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Admit, handle, and turn every error into OpenAI's shape with its own status."""
     try:
-        request[TENANT] = request.app[ORCHESTRATOR].admission.check(request)
+        orchestrator = request.app[ORCHESTRATOR]
+        request[TENANT] = orchestrator.admission.check(request)
+        if orchestrator.is_stopping and request.method == hdrs.METH_POST:
+            raise ShuttingDownError("this server is stopping; send the request again")
         return await handler(request)
+    except ShuttingDownError as error:
+        reply = error_reply(error)
+        reply.force_close()  # so that the next try opens a connection, to a server that stays
+        return reply
     except SllmError as error:
         return error_reply(error)
     except web.HTTPException as error:

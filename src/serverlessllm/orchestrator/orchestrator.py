@@ -25,6 +25,7 @@ from serverlessllm.orchestrator.decisions import DecisionRing
 from serverlessllm.orchestrator.destinations import Destinations
 from serverlessllm.orchestrator.disks import Disks
 from serverlessllm.orchestrator.dispatch import Dispatch
+from serverlessllm.orchestrator.farewells import Farewells
 from serverlessllm.orchestrator.fetches import Fetches
 from serverlessllm.orchestrator.front_gauges import FrontGauges
 from serverlessllm.orchestrator.hedge import Hedge
@@ -97,7 +98,9 @@ class Orchestrator:
         self.gauges = FrontGauges(self.metrics, self.agents, self.models, clock)
         self._table = ReplicaTable(clock)
         self._breakers = Breakers(self.agents, self.metrics)
-        self.members = Members(store, self.agents, self.changes, clock)
+        self.members = Members(
+            store, self.agents, self.changes, clock, lambda link: self._farewells.begin(link)
+        )
         owner = _owner(config, 0 if siblings is None else siblings.index)
         self._tenure = Tenure(store, owner, clock, ttl_s=config.metadata.lease_ttl_s)
         self._placements = Placements(store, self._tenure, self._has_living_agent, clock)
@@ -137,6 +140,9 @@ class Orchestrator:
         self.proxy = self._new_proxy(routing, secret, clock)
         self._destinations = Destinations(self.agents, self._table, self._placements)
         self.moves = Moves(self.models, self.agents, self._destinations, self.ring)
+        self._farewells = Farewells(self.agents, self.moves, lambda: self._tenure.is_leader)
+        self.is_stopping = False
+        """Whether the process was told to stop: `/v1` takes nothing new, `/readyz` says no."""
         self._idle_task: asyncio.Task[None] | None = None
 
     def _new_proxy(self, routing: Routing, secret: str, clock: Clock) -> Proxy:
@@ -173,6 +179,7 @@ class Orchestrator:
             self._idle_task.cancel()
             await asyncio.gather(self._idle_task, return_exceptions=True)
         await self.proxy.stop()
+        await self._farewells.stop()
         await self.wakes.stop()
         await self._destinations.stop()
         await self._hedge.flush()
