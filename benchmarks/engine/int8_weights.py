@@ -27,7 +27,7 @@ from serverlessllm.engine.llama.kv_cache import KvCache
 from serverlessllm.engine.llama.model import LlamaModel
 from serverlessllm.engine.llama.region import RegionTensors
 from serverlessllm.engine.llama.rope import RopeTable
-from serverlessllm.engine.llama.weights import LayerWeights, LlamaWeights, read_weights
+from serverlessllm.engine.llama.weights import LayerWeights, LlamaWeights, Stack, read_weights
 
 ROWS = (1, 4, 8, 16, 32, 256)
 NUM_REPEATS = 7
@@ -52,7 +52,7 @@ def matrices_of(weights: LlamaWeights) -> list[torch.Tensor]:
     """Every matrix of the blocks and the head, (out_features, in_features)."""
     found = [weights.head]
     for layer in weights.layers:
-        found += [layer.qkv, layer.o_transposed.t(), layer.gate_up, layer.down_transposed.t()]
+        found += [layer.qkv.whole, layer.o_transposed.t(), layer.gate_up.whole, layer.down_transposed.t()]
     return found
 
 
@@ -91,9 +91,9 @@ def rounded_layer(layer: LayerWeights) -> LayerWeights:
     """The block with its matrices rounded."""
     return replace(
         layer,
-        qkv=rounded(layer.qkv),
+        qkv=Stack((rounded(layer.qkv.whole),), layer.qkv.biases),
         o_transposed=rounded(layer.o_transposed.t()).t(),
-        gate_up=rounded(layer.gate_up),
+        gate_up=Stack((rounded(layer.gate_up.whole),)),
         down_transposed=rounded(layer.down_transposed.t()).t(),
     )
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from serverlessllm.wire.worker import Embed, Embedded, Failed, Generate, ModelLayout, Spellings, TokenEvent
@@ -170,3 +171,24 @@ class EngineFactory(Protocol):
 
     def __call__(self, dtype: str, num_threads: int, device: str = "cpu", arena_path: str = "") -> Engine:
         """`arena_path` is what an engine on a GPU may page-lock; empty: nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankSeat:
+    """One of `world_size` workers that compute a model together; they meet in `directory`, the slot's own."""
+
+    rank: int
+    world_size: int
+    directory: Path
+
+
+class RankEngine(
+    Engine, BlockReporter, GrammarEngine, FailureReporter, EmbeddingEngine, AdapterEngine, Protocol
+):
+    """What computes one rank's part. Every rank gets the same calls in the same order; rank 0 samples for all."""
+
+
+class RankFactory(Protocol):
+    """Makes one rank's engine in its worker, after the fork; returns once all ranks have met."""
+
+    def __call__(self, dtype: str, num_threads: int, seat: RankSeat) -> RankEngine: ...

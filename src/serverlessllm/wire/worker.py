@@ -262,7 +262,11 @@ class Early(msgspec.Struct, frozen=True, tag="early"):
     parts: list[tuple[int, bytes]]
 
 
-ToWorker = Attach | LoadAdapter | Spellings | Generate | Embed | Cancel | Arrived | Early
+class Advance(msgspec.Struct, frozen=True, tag="advance"):
+    """Rank 0 → the other ranks of its group: compute the next step beside me. Never between agent and worker."""
+
+
+ToWorker = Attach | LoadAdapter | Spellings | Generate | Embed | Cancel | Arrived | Early | Advance
 FromWorker = Hello | Attached | AdapterLoaded | Tokens | Blocks | Embedded | Failed | Wanted
 
 _encoder: Final = msgspec.msgpack.Encoder()

@@ -24,6 +24,8 @@ from serverlessllm.engine.llama.kv_cache import KvCache
 from serverlessllm.engine.llama.layer_stream import LayerStream
 from serverlessllm.engine.llama.lora import LoraAdapter
 from serverlessllm.engine.llama.model import LlamaBlocks, LlamaModel
+from serverlessllm.engine.llama.rank_group import RankGroup
+from serverlessllm.engine.llama.rank_tensors import RankTensors
 from serverlessllm.engine.llama.region import RegionTensors
 from serverlessllm.engine.llama.rope import RopeTable
 from serverlessllm.engine.llama.sampling.grammar import AnswerGrammar, GrammarCompiler
@@ -36,11 +38,15 @@ from serverlessllm.wire.worker import Generate
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a model computes, and the page-locked arena that its weights come from, if there is one."""
+    """Where a model computes, and the page-locked arena that its weights come from, if there is one.
+
+    `group`: the ranks that compute it together, each a part of it.
+    """
 
     dtype: torch.dtype
     device: torch.device
     arena: HostArena | None
+    group: RankGroup | None = None
 
 
 class Bound:
@@ -51,10 +57,12 @@ class Bound:
     def __init__(self, weights: Weights, limits: EngineLimits, place: Place, clock: Clock) -> None:
         """Raises: EngineError, UnsupportedCheckpointError, CheckpointFormatError."""
         dtype, device = place.dtype, place.device
-        self.config = config = LlamaConfig.parse(weights.layout.architecture)
+        whole = LlamaConfig.parse(weights.layout.architecture)
+        self.group = group = place.group
+        self.config = config = whole if group is None else group.config_of(whole)
         own = config.max_position_tokens
         self.max_model_len_tokens = min(limits.max_model_len_tokens or own, own)
-        num_blocks = _num_blocks(config, limits.kv_cache_bytes, dtype, device)
+        num_blocks = _num_blocks(config, limits.kv_cache_bytes, place)
         self.max_model_len_tokens = min(self.max_model_len_tokens, num_blocks * BLOCK_TOKENS)
         # Whole blocks: a window is as long as the blocks of its sequence.
         window_tokens = num_blocks_for(self.max_model_len_tokens) * BLOCK_TOKENS
@@ -77,7 +85,7 @@ class Bound:
             blocks = LlamaBlocks(config, cache, self._rope)
             self.stream = LayerStream(config, weights, blocks, self.scheduler, dtype, clock, self.adapters)
         else:
-            self._use(self._read(weights, place))
+            self._use(self._read(whole, weights, place))
 
     def begin_grammar(self, request: Generate) -> AnswerGrammar | None:
         """Raises: EngineError when no spellings came; as `GrammarCompiler.begin`."""
@@ -94,17 +102,19 @@ class Bound:
             self.stream = None
 
     def _use(self, weights: LlamaWeights) -> None:
-        self.model = LlamaModel(self.config, weights, self._cache, self._rope)
+        self.model = LlamaModel(self.config, weights, self._cache, self._rope, self.group)
 
     def finish_copies(self) -> None:
         """Block until no copy reads the region any more."""
         if self._arriving is not None:
             self._arriving.finish()
 
-    def _read(self, weights: Weights, place: Place) -> LlamaWeights:
-        """Views of the region on the CPU, copies of it on a GPU."""
+    def _read(self, whole: LlamaConfig, weights: Weights, place: Place) -> LlamaWeights:
+        """Views of the region on the CPU, copies of it on a GPU. `whole` describes all ranks' parts together."""
         if place.device.type == "cpu":
             tensors = RegionTensors(weights, place.dtype)
+            if place.group is not None:
+                tensors = RankTensors(whole, weights, place.dtype, place.group)
             llama_weights = read_weights(self.config, tensors)
             self.copied_bytes = tensors.copied_bytes
             return llama_weights
@@ -117,13 +127,13 @@ class Bound:
         return self._arriving.weights
 
 
-def _num_blocks(config: LlamaConfig, kv_cache_bytes: int, dtype: torch.dtype, device: torch.device) -> int:
-    """Blocks of one replica. Raises: EngineError when not one fits."""
-    if device.type == "cpu":
+def _num_blocks(config: LlamaConfig, kv_cache_bytes: int, place: Place) -> int:
+    """Blocks of one replica; of a rank as many, each with its heads. Raises: EngineError when not one fits."""
+    if place.device.type == "cpu":
         memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     else:
-        memory_bytes, _ = torch.cuda.mem_get_info(device)
-    one_bytes = block_bytes(config, dtype)
+        memory_bytes, _ = torch.cuda.mem_get_info(place.device)
+    one_bytes = block_bytes(config, place.dtype) * (1 if place.group is None else place.group.world_size)
     num_blocks = (kv_cache_bytes or default_bytes(memory_bytes)) // one_bytes
     if num_blocks < 1:
         raise EngineError(

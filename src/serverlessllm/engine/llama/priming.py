@@ -22,7 +22,7 @@ from serverlessllm.engine.llama.norm import RmsNorm
 from serverlessllm.engine.llama.rope import RopeTable
 from serverlessllm.engine.llama.sampling.penalties import Penalties
 from serverlessllm.engine.llama.sampling.sampler import Draw, Sampler
-from serverlessllm.engine.llama.weights import LayerWeights, LlamaWeights
+from serverlessllm.engine.llama.weights import LayerWeights, LlamaWeights, Stack
 from serverlessllm.wire.worker import SamplingParams
 
 _CONFIG = LlamaConfig(
@@ -89,12 +89,11 @@ def _random_weights(config: LlamaConfig, dtype: torch.dtype, device: torch.devic
     norm = RmsNorm.of(full(hidden), config.rms_norm_eps)
     layer = LayerWeights(
         attention_norm=norm,
-        qkv=full(heads, hidden),
-        qkv_bias=None,
+        qkv=Stack((full(heads, hidden),)),
         qk_norm=None,
         o_transposed=full(hidden, config.num_heads * config.head_dim).t(),
         mlp_norm=norm,
-        gate_up=full(2 * ffn, hidden),
+        gate_up=Stack((full(2 * ffn, hidden),)),
         down_transposed=full(hidden, ffn).t(),
     )
     embedding = full(config.vocab_size, hidden)
