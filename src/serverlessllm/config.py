@@ -181,6 +181,12 @@ class EngineConfig:
         low=0,
         high=64,
     )
+    packed_weights: bool = setting(
+        True,
+        "In bfloat16 on a CPU, a replica that goes on decoding copies its weights into the order that kernels read, "
+        "block by block: more tokens per second for up to 16 streams, the same ids, memory for the weights once more "
+        "(at most 1/32 of the machine's for each replica).",
+    )
     layer_streaming: bool = setting(
         True, "Compute the first layers of a model while the last ones are still being loaded."
     )

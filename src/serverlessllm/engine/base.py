@@ -48,11 +48,14 @@ class Weights:
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
     """Bounds of one replica. `max_model_len_tokens` 0 takes the model's own context length, `kv_cache_bytes` 0 a
-    share of the machine's memory."""
+    share of the machine's memory. `packs_weights`: an engine may keep a copy of them in the order that its kernels
+    read, made after the bind.
+    """
 
     max_num_seqs: int
     max_model_len_tokens: int
     kv_cache_bytes: int = 0
+    packs_weights: bool = False
 
 
 @dataclass(frozen=True, slots=True)

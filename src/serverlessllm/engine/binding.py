@@ -20,7 +20,9 @@ def bind(engine: Engine, attach: Attach, region_fd: int | None) -> Attached:
     file = None if region_fd is None or not attach.extents else RegionFile(region_fd, attach.extents)
     report = engine.attach_weights(
         Weights(region, attach.layout, attach.shards, attach.num_ready, file),
-        EngineLimits(attach.max_num_seqs, attach.max_model_len_tokens, attach.kv_cache_bytes),
+        EngineLimits(
+            attach.max_num_seqs, attach.max_model_len_tokens, attach.kv_cache_bytes, attach.packs_weights
+        ),
         attach.options,
     )
     return Attached(

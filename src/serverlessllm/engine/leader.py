@@ -62,6 +62,7 @@ class LeaderEngine:
             max_model_len_tokens=limits.max_model_len_tokens,
             options=options,
             kv_cache_bytes=limits.kv_cache_bytes,
+            packs_weights=limits.packs_weights,
         )
         for link in self._links:
             link.attach(attach, file.descriptor)

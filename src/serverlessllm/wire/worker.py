@@ -76,6 +76,7 @@ class Attach(msgspec.Struct, frozen=True, tag="attach"):
     `kv_cache_bytes` bounds the blocks of keys and values; 0 = the engine's choice.
     `shards` are (offset, nbytes) in the region, in order of arrival, of which the first `num_ready` are whole: none
     of the others may be read yet. No shards: all is there.
+    `packs_weights`: a copy of them in the order of the engine's kernels may be made later.
     """
 
     revision: str
@@ -87,6 +88,7 @@ class Attach(msgspec.Struct, frozen=True, tag="attach"):
     kv_cache_bytes: int = 0
     shards: list[tuple[int, int]] = []
     num_ready: int = 0
+    packs_weights: bool = False
 
 
 class Attached(msgspec.Struct, frozen=True, tag="attached"):

@@ -24,6 +24,7 @@ from serverlessllm.engine.llama.kv_cache import KvCache
 from serverlessllm.engine.llama.layer_stream import LayerStream
 from serverlessllm.engine.llama.lora import LoraAdapter
 from serverlessllm.engine.llama.model import LlamaBlocks, LlamaModel
+from serverlessllm.engine.llama.packing import Packer, can_pack, default_budget_bytes
 from serverlessllm.engine.llama.rank_group import RankGroup
 from serverlessllm.engine.llama.rank_tensors import RankTensors
 from serverlessllm.engine.llama.region import RegionTensors
@@ -79,6 +80,8 @@ class Bound:
             cache, embed_slot, config.vocab_size, self.max_model_len_tokens, dtype, device
         )
         self.copied_bytes = 0
+        self._packer: Packer | None = None
+        self._packs_weights = limits.packs_weights and can_pack(dtype, device)
         self.stream: LayerStream | None = None
         self._arriving: DeviceWeights | None = None
         if weights.num_ready < len(weights.shards):
@@ -103,6 +106,19 @@ class Bound:
 
     def _use(self, weights: LlamaWeights) -> None:
         self.model = LlamaModel(self.config, weights, self._cache, self._rope, self.group)
+        if self._packs_weights:
+            self._packer = Packer(weights, default_budget_bytes())
+
+    def note_step(self) -> None:
+        """A decoding step is over: time to pack weights, perhaps."""
+        if self._packer is not None and self._packer.note_step():
+            self.model.use(self._packer.weights)
+
+    def drop_packed(self) -> None:
+        """Hold no copies of weights."""
+        if self._packer is not None:
+            self._packer.drop()
+            self.model.use(self._packer.weights)
 
     def finish_copies(self) -> None:
         """Block until no copy reads the region any more."""

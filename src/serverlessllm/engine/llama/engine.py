@@ -135,8 +135,10 @@ class LlamaEngine:
         return [] if self._bound is None else self._bound.embedder.take()
 
     def quiesce(self) -> None:
-        """Stop computing until `resume`; requests may still be added and cancelled."""
+        """Stop computing until `resume`; requests may still be added and cancelled. Packed copies are dropped."""
         self._is_quiesced = True
+        if self._bound is not None:
+            self._bound.drop_packed()
 
     def resume(self) -> None:
         """Compute again."""
@@ -226,7 +228,10 @@ class LlamaEngine:
 
     def _generate(self, bound: Bound) -> list[TokenEvent]:
         step = bound.scheduler.plan(self._clock.monotonic_s())
-        return self._deliver(bound, step, self._forward(bound, step))
+        events = self._deliver(bound, step, self._forward(bound, step))
+        if step.decodes:
+            bound.note_step()
+        return events
 
     def _deliver(self, bound: Bound, step: Step, computed: torch.Tensor) -> list[TokenEvent]:
         """Note what was computed, and sample from its logits, decoding sequences first."""

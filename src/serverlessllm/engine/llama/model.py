@@ -20,6 +20,7 @@ from serverlessllm.engine.llama.batch import ForwardBatch
 from serverlessllm.engine.llama.config import LlamaConfig
 from serverlessllm.engine.llama.kv_cache import KvCache
 from serverlessllm.engine.llama.lora import LoraRows, Part
+from serverlessllm.engine.llama.matrices import Matrix
 from serverlessllm.engine.llama.rank_group import RankGroup
 from serverlessllm.engine.llama.rope import RopeTable, rotate_
 from serverlessllm.engine.llama.sliding import narrowed
@@ -122,28 +123,28 @@ class LlamaBlocks:
     ) -> torch.Tensor:
         """What follows attention in a layer: the projection back, and the MLP, each added to what came in."""
         if layer.post_attention_norm is None or layer.post_mlp_norm is None:
-            hidden = self._add(hidden, attended, layer.o_transposed, partial(update, part="o"))
+            hidden = self._add(hidden, attended, layer.o, partial(update, part="o"))
             widened = self._widened(layer, hidden, update)
-            return self._add(hidden, widened, layer.down_transposed, partial(update, part="down"))
-        projected = self._project(attended, layer.o_transposed, partial(update, part="o"))
+            return self._add(hidden, widened, layer.down, partial(update, part="down"))
+        projected = self._project(attended, layer.o, partial(update, part="o"))
         hidden = hidden + layer.post_attention_norm(projected)
         widened = self._widened(layer, hidden, update)
-        projected = self._project(widened, layer.down_transposed, partial(update, part="down"))
+        projected = self._project(widened, layer.down, partial(update, part="down"))
         return hidden + layer.post_mlp_norm(projected)
 
     def _add(
-        self, hidden: torch.Tensor, inputs: torch.Tensor, matrix: torch.Tensor, update: PartUpdate
+        self, hidden: torch.Tensor, inputs: torch.Tensor, matrix: Matrix, update: PartUpdate
     ) -> torch.Tensor:
-        """`hidden` and the whole product of the row-parallel `matrix` (in_features, hidden_size)."""
+        """`hidden` and the whole product of the row-parallel `matrix`."""
         if self._group is not None:
             return hidden + self._project(inputs, matrix, update)
-        hidden = torch.addmm(hidden, inputs, matrix)
+        hidden = matrix.added(hidden, inputs)
         update(hidden, inputs)
         return hidden
 
-    def _project(self, inputs: torch.Tensor, matrix: torch.Tensor, update: PartUpdate) -> torch.Tensor:
+    def _project(self, inputs: torch.Tensor, matrix: Matrix, update: PartUpdate) -> torch.Tensor:
         """The product of the row-parallel `matrix`, all ranks' parts of it together."""
-        product = inputs @ matrix
+        product = matrix.product(inputs)
         update(product, inputs)
         return product if self._group is None else self._group.summed(product)
 
@@ -171,6 +172,10 @@ class LlamaModel:
         self._weights = weights
         self._blocks = LlamaBlocks(config, cache, rope, group)
         self._group = group
+
+    def use(self, weights: LlamaWeights) -> None:
+        """Compute with these from now on; they must be the same numbers."""
+        self._weights = weights
 
     def forward(self, batch: ForwardBatch, lora: LoraRows | None = None) -> torch.Tensor:
         """Logits (num_sequences, vocab_size) of the batch's last rows, in the compute dtype. Of a group, rank 0 gets

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import linear
 
 from serverlessllm.engine.llama.config import LlamaConfig
+from serverlessllm.engine.llama.matrices import Matrix, Stack
 from serverlessllm.engine.llama.norm import RmsNorm
 from serverlessllm.engine.llama.region import RegionTensors
 
@@ -33,33 +33,8 @@ def layer_prefix(tensors: RegionTensors, index: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Stack:
-    """Matrices (rows, in_features) whose products with one input lie side by side.
-
-    One where they are back to back in memory; a rank's rows of each are not, and a copy would be owned weights.
-    """
-
-    parts: Sequence[torch.Tensor]
-    biases: Sequence[torch.Tensor] | None = None
-
-    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        """(num_rows, all parts' rows) from `inputs` (num_rows, in_features)."""
-        if len(self.parts) == 1:
-            return linear(inputs, self.parts[0], None if self.biases is None else self.biases[0])
-        products = [linear(inputs, part) for part in self.parts]
-        if self.biases is not None:
-            products = [product + bias for product, bias in zip(products, self.biases, strict=True)]
-        return torch.cat(products, dim=-1)
-
-    @property
-    def whole(self) -> torch.Tensor:
-        """All parts as one matrix, a copy where there are several."""
-        return self.parts[0] if len(self.parts) == 1 else torch.cat(list(self.parts))
-
-
-@dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """One transformer block, or a rank's part of one. `down` and `o` are transposed views, as `addmm` takes them.
+    """One transformer block, or a rank's part of one. All matrices are views of the region.
 
     `qk_norm` (num_heads + num_kv_heads, head_dim): the norm weights of every query and key head.
     """
@@ -67,17 +42,17 @@ class LayerWeights:
     attention_norm: RmsNorm
     qkv: Stack
     qk_norm: torch.Tensor | None
-    o_transposed: torch.Tensor
+    o: Matrix
     mlp_norm: RmsNorm
     gate_up: Stack
-    down_transposed: torch.Tensor
+    down: Matrix
     post_attention_norm: RmsNorm | None = None
     post_mlp_norm: RmsNorm | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LlamaWeights:
-    """All weights. `head` is `embedding` itself where they are tied, or a rank's rows of it.
+    """All weights. `head` is of `embedding` itself where they are tied, or a rank's rows of it.
 
     `logit_cap` 0: logits have no bound.
     """
@@ -85,12 +60,12 @@ class LlamaWeights:
     embedding: torch.Tensor
     layers: Sequence[LayerWeights]
     final_norm: RmsNorm
-    head: torch.Tensor
+    head: Stack
     logit_cap: float = 0.0
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(num_rows, rows of the head) from `hidden` (num_rows, hidden_size), which went through all layers."""
-        logits = linear(self.final_norm(hidden), self.head)
+        logits = self.head(self.final_norm(hidden))
         cap = self.logit_cap
         return torch.tanh(logits / cap) * cap if cap else logits
 
@@ -113,7 +88,7 @@ def complete_weights(
         embedding=embedding,
         layers=layers,
         final_norm=_norm(config, tensors, f"{_prefix(tensors)}norm.weight"),
-        head=tensors.head_rows(head),
+        head=Stack((tensors.head_rows(head),)),
         logit_cap=config.traits.logit_cap,
     )
 
@@ -137,10 +112,10 @@ def read_layer(config: LlamaConfig, tensors: RegionTensors, index: int) -> Layer
         attention_norm=_norm(config, tensors, f"{prefix}input_layernorm.weight"),
         qkv=Stack(weights, biases),
         qk_norm=_qk_norm(config, tensors, attention) if config.has_qk_norm else None,
-        o_transposed=tensors.tensor(f"{attention}o_proj.weight", (hidden, q_size)).t(),
+        o=Matrix(tensors.tensor(f"{attention}o_proj.weight", (hidden, q_size)).t()),
         mlp_norm=_norm(config, tensors, f"{prefix}{mlp_norm}.weight"),
         gate_up=Stack(tensors.stacked(gate_up, [(ffn, hidden), (ffn, hidden)])),
-        down_transposed=tensors.tensor(f"{prefix}mlp.down_proj.weight", (hidden, ffn)).t(),
+        down=Matrix(tensors.tensor(f"{prefix}mlp.down_proj.weight", (hidden, ffn)).t()),
         post_attention_norm=_norm(config, tensors, f"{prefix}post_attention_layernorm.weight")
         if is_gemma
         else None,

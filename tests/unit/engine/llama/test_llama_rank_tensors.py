@@ -39,9 +39,9 @@ def test_parts_of_all_ranks_make_up_the_whole_without_a_copy(family: str) -> Non
         ours, theirs = first[1].layers[index], second[1].layers[index]
         stacked = [torch.cat(pair) for pair in zip(ours.qkv.parts, theirs.qkv.parts, strict=True)]
         assert torch.equal(torch.cat(stacked), layer.qkv.whole)
-        assert torch.equal(torch.cat((ours.o_transposed, theirs.o_transposed)), layer.o_transposed)
-        assert torch.equal(torch.cat((ours.down_transposed, theirs.down_transposed)), layer.down_transposed)
-    assert torch.equal(torch.cat((first[1].head, second[1].head)), whole.head)
+        assert torch.equal(torch.cat((ours.o.transposed, theirs.o.transposed)), layer.o.transposed)
+        assert torch.equal(torch.cat((ours.down.transposed, theirs.down.transposed)), layer.down.transposed)
+    assert torch.equal(torch.cat((first[1].head.whole, second[1].head.whole)), whole.head.whole)
     assert first[0].copied_bytes == second[0].copied_bytes == 0
 
 
@@ -55,7 +55,7 @@ def test_key_heads_fewer_than_ranks_are_on_several_of_them() -> None:
 
 def test_vocabulary_that_does_not_divide_stays_with_rank_0() -> None:
     tiny = build_tiny("llama", {"vocab_size": 211})
-    assert [len(weights.head) for _, weights in parts_of(tiny, 2)] == [211, 0]
+    assert [len(weights.head.whole) for _, weights in parts_of(tiny, 2)] == [211, 0]
 
 
 @pytest.mark.parametrize(
