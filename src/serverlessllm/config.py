@@ -197,6 +197,25 @@ class EngineConfig:
         "keys and values once more, in windows as long as each. 0 takes 1/32 of the memory.",
         low=0,
     )
+    tensor_parallel: int = setting(
+        0,
+        "Ranks of the groups of workers that wait primed beside single ones, for models added with "
+        "--tensor-parallel; 0: a group is made when it is first asked for, and one waits from then on.",
+        low=0,
+        high=64,
+    )
+    max_tensor_parallel: int = setting(
+        0,
+        "Most ranks of one model on this node; 0 takes its number of cores, and 1 on a GPU.",
+        low=0,
+        high=64,
+    )
+    packed_weights: bool = setting(
+        True,
+        "In bfloat16 on a CPU, a replica that goes on decoding copies its weights into the order that kernels read, "
+        "block by block: more tokens per second for up to 16 streams, the same ids, memory for the weights once more "
+        "(at most 1/32 of the machine's for each replica).",
+    )
     layer_streaming: bool = setting(
         True, "Compute the first layers of a model while the last ones are still being loaded."
     )

@@ -22,6 +22,7 @@ from serverlessllm.agent.engines import offered_engines
 from serverlessllm.agent.event_log import EventLog
 from serverlessllm.agent.inference import Inference
 from serverlessllm.agent.load import NodeParts
+from serverlessllm.agent.load_checks import max_num_ranks
 from serverlessllm.agent.load_messages import bandwidths
 from serverlessllm.agent.loads import Loads
 from serverlessllm.agent.migrations import Migrations
@@ -300,6 +301,7 @@ class Agent:
             slots=self._slots(),
             dtypes=self._dtypes(),
             prefault=self._prefault_status(),
+            max_num_ranks=max_num_ranks(self.config.engine),
         )
 
     def snapshot(self) -> Snapshot:

@@ -13,6 +13,7 @@ from serverlessllm.agent.flight import Flight
 from serverlessllm.agent.load import Load, NodeParts
 from serverlessllm.agent.load_messages import hot_result_of
 from serverlessllm.agent.replica import Replica, ReplicaKey
+from serverlessllm.engine.registry import num_ranks
 from serverlessllm.errors import SllmError, StaleAttemptError
 from serverlessllm.types import EngineKind
 from serverlessllm.wire.agent import LoadRequest, LoadResult
@@ -45,7 +46,7 @@ class Loads:
             if flight is not None and not flight.is_stopped:
                 return await flight.join()
             await replica.gone.wait()
-        replica = self._new_replica(key, engine, request.attempt)
+        replica = self._new_replica(key, engine, request)
         flight = Flight(self._bring_up(replica, request))
         self._flights[key] = flight
         return await flight.join()
@@ -100,17 +101,18 @@ class Loads:
         await asyncio.gather(*(flight.stopped() for flight in list(self._flights.values())))
         await asyncio.gather(*(replica.unbind() for replica in list(self.replicas.values())))
 
-    def _new_replica(self, key: ReplicaKey, engine: EngineKind, attempt: int) -> Replica:
+    def _new_replica(self, key: ReplicaKey, engine: EngineKind, request: LoadRequest) -> Replica:
         replica = Replica(
             key,
             engine,
-            attempt,
+            request.attempt,
             slots=self._parts.slots,
             clock=self._parts.clock,
             max_queue_length=self._parts.config.agent.max_queue_length,
             adapters=Adapters(self._parts.loader, self._parts.arena),
             on_change=self._on_change,
             on_kv_change=self._parts.reporter.kv_changed,
+            num_ranks=num_ranks(engine, request.options),
         )
         self.replicas[key] = replica
         self._on_change(replica)

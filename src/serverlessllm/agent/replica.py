@@ -59,7 +59,8 @@ class Replica:
 
     `on_kv_change` is called when `kv`, the prompt chunks that its engine has cached, changed.
     `nbytes` are its weights, `held_bytes` what they take from the arena. `has_seat`: it counts among
-    `max_replicas`. `was_lost`: its worker died unasked. `adapters` end with its worker.
+    `max_replicas`. `was_lost`: its worker died unasked. `adapters` end with its worker. `num_ranks`: workers that
+    compute it together.
     """
 
     def __init__(
@@ -74,8 +75,10 @@ class Replica:
         on_change: Callable[[Replica], None],
         on_kv_change: Callable[[Replica], None],
         adapters: Adapters | None = None,
+        num_ranks: int = 1,
     ) -> None:
         self.key = key
+        self.num_ranks = num_ranks
         self.engine: EngineKind = engine
         self.attempt = attempt
         self.state: ReplicaState = "loading"
@@ -152,7 +155,7 @@ class Replica:
 
     async def take_slot(self) -> None:
         """Acquire a primed worker, which this replica owns from then on. Raises as `SlotPool.acquire`."""
-        self._slot = await self._slots.acquire(self.engine)
+        self._slot = await self._slots.acquire(self.engine, self.num_ranks)
 
     def take_pin(self, pin: Pin) -> None:
         """Own this process's hold on the region; dropped once the worker has its own."""
@@ -275,7 +278,7 @@ class Replica:
             attempt=self.attempt,
             state=self.state,
             engine=self.engine,
-            device_set="cpu",
+            device_set="cpu" if self.num_ranks == 1 else f"cpu x{self.num_ranks}",
             pid=self.pid,
             num_running=self._seats.num_taken,
             num_queued=self._seats.num_waiting,

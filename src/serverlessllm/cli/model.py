@@ -14,7 +14,7 @@ from serverlessllm.cli.pull import pull
 from serverlessllm.cli.session import Session, server_options
 from serverlessllm.cli.terminal import note, print_fields, print_json, print_table
 from serverlessllm.cli.units import age_text, bytes_text, duration_text
-from serverlessllm.types import EngineKind
+from serverlessllm.types import MAX_TENSOR_PARALLEL, TENSOR_PARALLEL_OPTION, EngineKind
 
 if TYPE_CHECKING:
     from serverlessllm.sdk.calls import ModelSettings
@@ -72,6 +72,13 @@ class EngineOption(click.ParamType[tuple[str, float]]):
     "--option", "options", type=EngineOption(), multiple=True, help="For the engine; may be repeated."
 )
 @click.option(
+    "--tensor-parallel",
+    "num_ranks",
+    type=click.IntRange(1, MAX_TENSOR_PARALLEL),
+    metavar="N",
+    help="Compute it in N workers of one node together; without it, in one.",
+)
+@click.option(
     "--lazy/--now",
     "lazy",
     default=None,
@@ -87,6 +94,7 @@ def add(
     dtype: Dtype | None,
     keep_alive_s: float | None,
     options: tuple[tuple[str, float], ...],
+    num_ranks: int | None,
     lazy: bool | None,
     no_wait: bool,
 ) -> None:
@@ -101,7 +109,7 @@ def add(
         "engine": engine,
         "dtype": dtype,
         "keep_alive_s": keep_alive_s,
-        "options": dict(options),
+        "options": dict(options) | ({} if num_ranks is None else {TENSOR_PARALLEL_OPTION: float(num_ranks)}),
         "lazy": lazy,
     }
     with session.client() as client:

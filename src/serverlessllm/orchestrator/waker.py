@@ -48,6 +48,7 @@ from serverlessllm.orchestrator.placement.facts import CPU_DEVICE_SET, AgentFact
 from serverlessllm.orchestrator.placement.score import DEFAULT_WEIGHTS
 from serverlessllm.orchestrator.placements import Placements
 from serverlessllm.orchestrator.prefill_costs import PrefillCost, PrefillCosts
+from serverlessllm.orchestrator.rank_rules import num_ranks
 from serverlessllm.orchestrator.replicas import Replica, ReplicaTable
 from serverlessllm.orchestrator.room import Room
 from serverlessllm.wire.admin import PlacementDecision
@@ -197,7 +198,9 @@ class Waker:
     def _decide(
         self, record: ModelRecord, links: list[AgentLink], excluded: frozenset[str], num_prompt_tokens: int
     ) -> Decision:
-        need = Need(record.name, record.revision or "", record.engine, record.nbytes)
+        need = Need(
+            record.name, record.revision or "", record.engine, record.nbytes, num_ranks(record.options)
+        )
         facts = [
             _facts(link, need, num_prompt_tokens, self._costs.of(link.agent_id, need.revision))
             for link in links
@@ -349,4 +352,5 @@ def _facts(link: AgentLink, need: Need, num_prompt_tokens: int, cost: PrefillCos
         num_failures=link.num_failures,
         uncached_prompt_tokens=num_prompt_tokens,
         prefill_token_s=cost.token_s,
+        max_num_ranks=base.max_num_ranks if base is not None else 1,
     )

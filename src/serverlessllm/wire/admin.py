@@ -14,6 +14,8 @@ import msgspec
 from serverlessllm.errors import InvalidRequestError
 from serverlessllm.types import (
     DEFAULT_TENANT,
+    MAX_TENSOR_PARALLEL,
+    TENSOR_PARALLEL_OPTION,
     EngineKind,
     Role,
     StartKind,
@@ -73,6 +75,12 @@ def parse_add_model(body: bytes) -> AddModel:
         raise InvalidRequestError("keep_alive_s: must not be negative", param="keep_alive_s")
     if len(request.options) > MAX_OPTIONS:
         raise InvalidRequestError(f"options: at most {MAX_OPTIONS}", param="options")
+    num_ranks = request.options.get(TENSOR_PARALLEL_OPTION, 1)
+    if num_ranks not in range(1, MAX_TENSOR_PARALLEL + 1):
+        raise InvalidRequestError(
+            f"options.{TENSOR_PARALLEL_OPTION}: a whole number from 1 to {MAX_TENSOR_PARALLEL}",
+            param="options",
+        )
     return request
 
 

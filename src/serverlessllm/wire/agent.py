@@ -159,7 +159,7 @@ class LoadProgressStatus(msgspec.Struct, frozen=True):
 class AgentStatus(msgspec.Struct, frozen=True):
     """`GET /status`, and the snapshot of `/events`. `boot_id` changes with each start of the agent.
 
-    `dtypes`: engine → compute dtype, once it is known.
+    `dtypes`: engine → compute dtype, once it is known. `max_num_ranks`: the most ranks of one model here.
     """
 
     agent_id: str
@@ -176,6 +176,7 @@ class AgentStatus(msgspec.Struct, frozen=True):
     slots: dict[str, int]
     dtypes: dict[str, str] = {}
     prefault: PrefaultStatus | None = None
+    max_num_ranks: int = 1
 
 
 class StreamedLoad(msgspec.Struct, frozen=True):

@@ -10,12 +10,13 @@ CPU_DEVICE_SET = "cpu"
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """A model that is called. `nbytes` are its weights."""
+    """A model that is called. `nbytes` are its weights, `num_ranks` the devices of one node that it asks for."""
 
     model: str
     revision: str
     engine: str
     nbytes: int
+    num_ranks: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +40,4 @@ class AgentFacts:
     num_failures: int
     uncached_prompt_tokens: int = 0
     prefill_token_s: float = 0.0
+    max_num_ranks: int = 1

@@ -4,6 +4,7 @@
 alive   the agent's event stream is up
 drained the agent was told to take nothing new
 engine  the agent runs the model's engine
+ranks   the agent's device sets have as many devices as the model asks for: one model is never on several nodes
 memory  the model's bytes fit the agent's whole budget (not: what is free now, that is eviction's business)
 """
 
@@ -13,7 +14,7 @@ from typing import Literal
 
 from serverlessllm.orchestrator.placement.facts import AgentFacts, Need
 
-Reason = Literal["excluded", "alive", "drained", "engine", "memory"]
+Reason = Literal["excluded", "alive", "drained", "engine", "ranks", "memory"]
 """`excluded`: it refused or failed this very wake-up before."""
 
 
@@ -27,6 +28,8 @@ def reject(need: Need, facts: AgentFacts, excluded: frozenset[str]) -> Reason | 
         return "drained"
     if need.engine not in facts.engines:
         return "engine"
+    if need.num_ranks > facts.max_num_ranks:
+        return "ranks"
     if need.nbytes > facts.budget_bytes:
         return "memory"
     return None

@@ -36,6 +36,7 @@ def test_agent_with_everything_is_not_rejected() -> None:
         ({"is_alive": False}, "alive"),
         ({"is_drained": True}, "drained"),
         ({"engines": frozenset({"simulated"})}, "engine"),
+        ({"max_num_ranks": 0}, "ranks"),
         ({"budget_bytes": 99}, "memory"),
     ],
 )
