@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "ps": "ps:ps",
     "disk": "disk:disk",
     "node": "node:node",
+    "scheduler": "scheduler:scheduler",
     "key": "key:key",
     "request": "request:request",
     "checkpoint": "checkpoint:checkpoint",

@@ -14,6 +14,7 @@ import msgspec
 from serverlessllm.metadata.store import Entry, UnreadableStoreError
 from serverlessllm.types import DEFAULT_TENANT, EngineKind, ReplicaState, Role
 from serverlessllm.wire.admin import ModelState
+from serverlessllm.wire.scheduler import ScoreWeights
 
 
 class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +95,14 @@ class DrainRecord(msgspec.Struct, frozen=True, kw_only=True):
     since_s: float
 
 
-Record = ModelRecord | PlacementRecord | KeyRecord | AgentRecord | DrainRecord
+class WeightsRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`scheduler/weights`: how much each term of a placement's score counts, for all orchestrators."""
+
+    weights: ScoreWeights
+    changed_at_s: float
+
+
+Record = ModelRecord | PlacementRecord | KeyRecord | AgentRecord | DrainRecord | WeightsRecord
 _Record = TypeVar("_Record", bound=Record)
 
 _encoder = msgspec.json.Encoder(order="deterministic")

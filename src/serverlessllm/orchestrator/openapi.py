@@ -157,6 +157,15 @@ OPERATIONS: Final = (
         errors=(404,),
         parameters=(_IN_ID,),
     ),
+    Operation("get", "/admin/scheduler/weights", "How much each term of a placement counts", "ScoreWeights"),
+    Operation(
+        "put",
+        "/admin/scheduler/weights",
+        "Change how placement weighs its terms, everywhere",
+        "ScoreWeights",
+        body="ScoreWeights",
+        errors=(409, 503),
+    ),
     Operation("get", "/admin/keys", "API keys", "KeyList"),
     Operation(
         "post", "/admin/keys", "Make an API key", "KeyCreated", 201, body="CreateKey", errors=(409, 503)

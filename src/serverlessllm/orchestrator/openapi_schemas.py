@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from serverlessllm.types import MAX_MODEL_NAME_BYTES
-from serverlessllm.wire import admin, disk, embeddings, field_bounds, messages, openai
+from serverlessllm.wire import admin, disk, embeddings, field_bounds, messages, openai, scheduler
 
 Schema = dict[str, Any]
 """A JSON schema: a tree of JSON values, which has no narrower type."""
@@ -94,6 +94,7 @@ STRUCTS: Final = (
     admin.DrainAgent,
     admin.KeyList,
     admin.KeyCreated,
+    scheduler.ScoreWeights,
 )
 _TEXT: Final[Schema] = {"type": "string", "minLength": 1}
 _IDS: Final[Schema] = {
@@ -139,6 +140,8 @@ def schemas() -> Schema:
         "maximum": openai.MAX_COMPLETION_LOGPROBS,
     }
     components["CleanDisk"]["properties"]["to_bytes"] |= {"minimum": 0}
+    for factor in components["ScoreWeights"]["properties"].values():
+        factor |= {"minimum": 0}
     components["CreateKey"]["properties"]["name"] |= {
         "pattern": "^[ -~]+$",
         "maxLength": admin.MAX_KEY_NAME_BYTES,

@@ -41,6 +41,7 @@ from serverlessllm.orchestrator.unbind import Unbinder
 from serverlessllm.orchestrator.views import Views
 from serverlessllm.orchestrator.wake import Wakes
 from serverlessllm.orchestrator.waker import Waker
+from serverlessllm.orchestrator.weights import Weights
 from serverlessllm.sdk.ingest import IngestClient
 from serverlessllm.telemetry.metrics import OrchestratorMetrics
 from serverlessllm.telemetry.timeline import TimelineRing
@@ -71,6 +72,7 @@ class Orchestrator:
         decisions = DecisionRing()
         costs = PrefillCosts()
         self.models = Models(store, self.changes, clock)
+        self.weights = Weights(store, self.changes, clock)
         self.keyring = Keyring(store, self.changes, clock)
         self.admission = Admission(self.config, self.keyring)
         self.agents = Agents(agents, secret, clock, self)
@@ -129,6 +131,7 @@ class Orchestrator:
         Raises: ConfigError when we would listen publicly without keys; MetadataUnavailableError.
         """
         await self.models.start()
+        await self.weights.start()
         await self.keyring.start()
         self.admission.check_start()
         self.registrations.resume()
@@ -153,6 +156,7 @@ class Orchestrator:
         await self.agents.stop()
         await self._ingest.aclose()
         await self.keyring.stop()
+        await self.weights.stop()
         await self.models.stop()
 
     def agent_changed(self, link: AgentLink, event: AgentEvent) -> None:

@@ -28,6 +28,7 @@ from serverlessllm.wire.admin import (
     Stopped,
 )
 from serverlessllm.wire.disk import CleanDisk, CleanedView, DiskView
+from serverlessllm.wire.scheduler import ScoreWeights
 
 
 class ModelSettings(TypedDict, total=False):
@@ -79,6 +80,14 @@ def clean_disks(wish: CleanDisk) -> Call[CleanedView]:
 
 def drain_agent(agent_id: str, drained: bool) -> Call[AgentView]:
     return Call("POST", f"/admin/agents/{segment(agent_id)}/drain", AgentView, DrainAgent(drained))
+
+
+def get_weights() -> Call[ScoreWeights]:
+    return Call("GET", "/admin/scheduler/weights", ScoreWeights)
+
+
+def set_weights(weights: ScoreWeights) -> Call[ScoreWeights]:
+    return Call("PUT", "/admin/scheduler/weights", ScoreWeights, weights)
 
 
 def list_requests(limit: int) -> Call[RequestList]:

@@ -40,6 +40,7 @@ from serverlessllm.wire.admin import (
     RequestView,
 )
 from serverlessllm.wire.disk import CleanDisk, CleanedView, DiskView
+from serverlessllm.wire.scheduler import ScoreWeights
 
 T = TypeVar("T")
 Message = Mapping[str, object]
@@ -147,6 +148,14 @@ class Client:
     def drain_agent(self, agent_id: str, *, drained: bool = True) -> AgentView:
         """Let an agent take nothing new, or (False) again. Raises NotFoundError."""
         return self._send(calls.drain_agent(agent_id, drained))
+
+    def weights(self) -> ScoreWeights:
+        """How much each term of a placement's score counts."""
+        return self._send(calls.get_weights())
+
+    def set_weights(self, **factors: float) -> ScoreWeights:
+        """Let these count, 1 where left out. Raises InvalidRequestError; ConflictError when another was faster."""
+        return self._send(calls.set_weights(ScoreWeights(**factors)))
 
     def requests(self, limit: int = 50) -> list[RequestView]:
         """Live and recent requests, the newest first."""
@@ -280,6 +289,12 @@ class AsyncClient:
 
     async def drain_agent(self, agent_id: str, *, drained: bool = True) -> AgentView:
         return await self._send(calls.drain_agent(agent_id, drained))
+
+    async def weights(self) -> ScoreWeights:
+        return await self._send(calls.get_weights())
+
+    async def set_weights(self, **factors: float) -> ScoreWeights:
+        return await self._send(calls.set_weights(ScoreWeights(**factors)))
 
     async def requests(self, limit: int = 50) -> list[RequestView]:
         return (await self._send(calls.list_requests(limit))).requests
