@@ -17,7 +17,7 @@ from typing import Final, get_args
 
 from blake3 import blake3
 
-from serverlessllm.agent.disk import NodeDisk
+from serverlessllm.agent.disk import NodeDisk, revisions_on_disk
 from serverlessllm.agent.embedding import Embeddings
 from serverlessllm.agent.event_log import EventLog
 from serverlessllm.agent.inference import Inference
@@ -241,6 +241,8 @@ class Agent:
             slots=self._slots(),
             dtypes=self._dtypes(),
             prefault=self._prefault_status(),
+            max_replicas=self.config.engine.max_replicas,
+            on_disk=revisions_on_disk(self.config.data_path / "artifacts"),
         )
 
     def snapshot(self) -> Snapshot:

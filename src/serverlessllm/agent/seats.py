@@ -56,6 +56,11 @@ class Seats:
         return len(self._queue)
 
     @property
+    def num_together(self) -> int:
+        """Requests that the engine computes together; 0 while closed."""
+        return max(0, self._num_seats - NUM_AHEAD)
+
+    @property
     def is_idle(self) -> bool:
         """Whether nobody sits and nobody waits."""
         return not self.num_taken and not len(self._queue)

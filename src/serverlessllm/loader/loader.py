@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from serverlessllm.arena.arena import Arena
@@ -147,6 +147,10 @@ class Loader:
             if report is not None:
                 return report
         raise ShuttingDownError("the loader is closed", source="agent")
+
+    def note_losses(self, losses_s: Mapping[str, float]) -> None:
+        """What callers would lose in expected seconds by each revision's leaving DRAM, as far as placement knows."""
+        self._room.note_losses(losses_s)
 
     async def manifest(self, revision: str, directory: Path, origins: Sequence[str]) -> Artifact:
         """The artifact without its weights, which lie in `directory` or will: for a load from `origins`.

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from blake3 import blake3
 
@@ -26,7 +26,9 @@ from serverlessllm.orchestrator.fetches import Fetches
 from serverlessllm.orchestrator.keyring import Keyring
 from serverlessllm.orchestrator.members import Members
 from serverlessllm.orchestrator.models import Models
+from serverlessllm.orchestrator.node_feed import NodeFeed
 from serverlessllm.orchestrator.placements import Placements
+from serverlessllm.orchestrator.placer import Placer
 from serverlessllm.orchestrator.prefill_costs import PrefillCosts
 from serverlessllm.orchestrator.proxy import Proxy
 from serverlessllm.orchestrator.reconcile import Reconciler
@@ -69,7 +71,8 @@ class Orchestrator:
         self.changes = Changes()
         self.metrics = OrchestratorMetrics()
         self.ring = TimelineRing(self.config.timeline_ring_size)
-        decisions = DecisionRing()
+        self.decisions = DecisionRing()
+        self.feed = NodeFeed()
         costs = PrefillCosts()
         self.models = Models(store, self.changes, clock)
         self.weights = Weights(store, self.changes, clock)
@@ -89,26 +92,19 @@ class Orchestrator:
         self.registrations = Registrations(self.models, self._ingest, artifacts, self.changes)
         self.fetches = Fetches(self.models, self._ingest, artifacts, self.changes)
         room = Room(self._table, self._unbinder, self.changes, clock)
-        waker = Waker(
-            self.models,
-            self.agents,
-            self._table,
-            self._placements,
-            room,
-            decisions,
-            self.changes,
-            clock,
-            self.fetches,
-            costs,
-        )
+        placer = Placer(self.feed, costs, self._current_weights, self._placements, self.decisions, clock)
+        waker = Waker(self.models, self.agents, self._table, placer, room, self.changes, clock, self.fetches)
         self.wakes = Wakes(waker, self.agents, self.metrics, self.config.max_held_requests)
         keep_alive_s = self.config.keep_alive_s
         self._idle = IdleScaler(
             self.models, self._table, self._unbinder, clock, keep_alive_s, lambda: self._tenure.is_leader
         )
-        self.views = Views(self.models, self.agents, self.wakes, self.ring, decisions, clock, keep_alive_s)
+        self.views = Views(
+            self.models, self.agents, self.wakes, self.ring, self.decisions, clock, keep_alive_s
+        )
         self.disks = Disks(self.models, self.agents, self._may_remove_artifacts)
-        self.proxy = self._new_proxy(Routing(self._table, costs, decisions, clock), secret, clock)
+        routing = Routing(self._table, costs, self.decisions, self.feed, self._current_weights, clock)
+        self.proxy = self._new_proxy(routing, secret, clock)
         self._idle_task: asyncio.Task[None] | None = None
 
     def _new_proxy(self, routing: Routing, secret: str, clock: Clock) -> Proxy:
@@ -164,6 +160,7 @@ class Orchestrator:
         if isinstance(event, Heartbeat | KvChanged):
             return  # nobody waits for these
         self._table.apply(link, event)
+        self.feed.follow(link, event)
         if isinstance(event, Snapshot):
             self._reconciler.agent_joined(link)
         elif isinstance(event, ReplicaChanged) and event.replica.state == "gone":
@@ -174,6 +171,7 @@ class Orchestrator:
     def agent_lost(self, link: AgentLink) -> None:
         """See `AgentObserver`."""
         self._table.drop_agent(link)
+        self.feed.lost(link)
         self._count_agents()
         self.changes.notify()
 
@@ -221,6 +219,9 @@ class Orchestrator:
 
     def _has_living_agent(self, record: PlacementRecord) -> bool:
         return self.agents.by_id(record.node) is not None
+
+    def _current_weights(self) -> Mapping[str, float]:
+        return self.weights.current
 
     def _count_agents(self) -> None:
         views = self.agents.views()

@@ -165,6 +165,7 @@ class Proxy:
     ) -> web.StreamResponse:
         seed = random.getrandbits(63)
         timeline, failed = exchange.timeline, list[str]()
+        self._routing.note_call(record)
         while True:
             replica = self._routing.pick(record, prompt, timeline.request_id, failed)
             if replica is None:

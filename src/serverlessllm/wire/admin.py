@@ -31,7 +31,11 @@ ModelState = Literal["registering", "remote", "ready", "failed"]
 RequestState = Literal["held", "running", "done", "failed", "cancelled"]
 """held: its model wakes · running: sent to an agent · the others: finished, with `status` and `error`."""
 
-DECISION_VERSION: Final = 1
+DecisionKind = Literal["wake", "replica", "warm", "route"]
+"""A sleeping model's first replica · one more of a model whose queue is long · only bytes into memory, before they
+are called for · which of several ready replicas took a request."""
+
+DECISION_VERSION: Final = 2
 MAX_SOURCE_BYTES: Final = 4096
 MAX_KEY_NAME_BYTES: Final = 200
 MAX_OPTIONS: Final = 64
@@ -185,7 +189,7 @@ class Candidate(msgspec.Struct, frozen=True):
     """One (agent, device set) that a decision looked at.
 
     `rejected` says which filter dropped it; else `terms_s` are the expected seconds by
-    reason (queue, load, kv, failures) before weighting and `score_s` their weighted sum.
+    reason (queue, load, kv, evict, failures) before weighting and `score_s` their weighted sum.
     """
 
     agent_id: str
@@ -196,7 +200,12 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class PlacementDecision(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a replica is where it is. `probability` is the chance with which the pick was made among ties."""
+    """Why a replica is where it is, or why a request went there.
+
+    `probability` is the chance with which the pick was made among ties. `request_id` is the request that was routed,
+    or the first that a loaded replica answered; `ttft_ms` its TTFT. `wake_ms`: until the replica was ready.
+    `outcome`: ready, cancelled, or an error's code; of a route the request's end.
+    """
 
     model: str
     revision: str
@@ -207,7 +216,10 @@ class PlacementDecision(msgspec.Struct, frozen=True, kw_only=True):
     picked: str | None
     probability: float
     version: int = DECISION_VERSION
+    kind: DecisionKind = "wake"
+    request_id: str | None = None
     wake_ms: float | None = None
+    ttft_ms: float | None = None
     outcome: str | None = None
 
 

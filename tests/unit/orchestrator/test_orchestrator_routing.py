@@ -9,6 +9,8 @@ import pytest
 from serverlessllm.metadata.records import ModelRecord
 from serverlessllm.orchestrator.agent_link import AgentLink
 from serverlessllm.orchestrator.decisions import DecisionRing
+from serverlessllm.orchestrator.node_feed import NodeFeed
+from serverlessllm.orchestrator.placement.score import DEFAULT_WEIGHTS
 from serverlessllm.orchestrator.prefill_costs import PrefillCosts
 from serverlessllm.orchestrator.prompt import Prompt
 from serverlessllm.orchestrator.replicas import Replica, ReplicaTable
@@ -43,7 +45,9 @@ class Scene:
         self.table = ReplicaTable(clock)
         self.costs = PrefillCosts()
         self.decisions = DecisionRing()
-        self.routing = Routing(self.table, self.costs, self.decisions, clock)
+        self.routing = Routing(
+            self.table, self.costs, self.decisions, NodeFeed(), lambda: DEFAULT_WEIGHTS, clock
+        )
         self.one, self.two = (self._replica(number, clock) for number in (1, 2))
 
     def _replica(self, number: int, clock: HandClock) -> Replica:
