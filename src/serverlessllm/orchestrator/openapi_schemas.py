@@ -134,6 +134,8 @@ def schemas() -> Schema:
         "maxLength": admin.MAX_SOURCE_BYTES,
     }
     components["AddModel"]["properties"]["keep_alive_s"] |= {"minimum": 0}
+    components["AddModel"]["properties"]["min_replicas"] |= {"minimum": 0, "maximum": admin.MAX_REPLICAS}
+    components["AddModel"]["properties"]["max_replicas"] |= {"minimum": 1, "maximum": admin.MAX_REPLICAS}
     components["CompletionRequest"]["properties"]["prompt"] = _PROMPT
     components["CompletionRequest"]["properties"]["logprobs"] |= {
         "minimum": 0,

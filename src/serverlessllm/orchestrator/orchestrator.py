@@ -38,6 +38,7 @@ from serverlessllm.orchestrator.request_metrics import RequestMetrics
 from serverlessllm.orchestrator.room import Room
 from serverlessllm.orchestrator.routing import Routing
 from serverlessllm.orchestrator.scaling.idle import IdleScaler
+from serverlessllm.orchestrator.scaling.replicas import ReplicaScaler
 from serverlessllm.orchestrator.tenure import Tenure
 from serverlessllm.orchestrator.unbind import Unbinder
 from serverlessllm.orchestrator.views import Views
@@ -99,13 +100,25 @@ class Orchestrator:
         self._idle = IdleScaler(
             self.models, self._table, self._unbinder, clock, keep_alive_s, lambda: self._tenure.is_leader
         )
+        self._scaler = ReplicaScaler(
+            self.models,
+            self._table,
+            self.feed,
+            costs,
+            placer,
+            self._placements,
+            self._unbinder,
+            self.metrics,
+            clock,
+            lambda: self._tenure.is_leader,
+        )
         self.views = Views(
             self.models, self.agents, self.wakes, self.ring, self.decisions, clock, keep_alive_s
         )
         self.disks = Disks(self.models, self.agents, self._may_remove_artifacts)
         routing = Routing(self._table, costs, self.decisions, self.feed, self._current_weights, clock)
         self.proxy = self._new_proxy(routing, secret, clock)
-        self._idle_task: asyncio.Task[None] | None = None
+        self._scaling: list[asyncio.Task[None]] = []
 
     def _new_proxy(self, routing: Routing, secret: str, clock: Clock) -> Proxy:
         return Proxy(
@@ -135,13 +148,16 @@ class Orchestrator:
         await self.agents.start()
         await self.members.start()
         await self._reconciler.start()
-        self._idle_task = asyncio.create_task(self._idle.run(), name="scale to zero")
+        self._scaling = [
+            asyncio.create_task(self._idle.run(), name="scale to zero"),
+            asyncio.create_task(self._scaler.run(), name="scale replicas"),
+        ]
 
     async def stop(self) -> None:
         """Stop everything; what waits is told. Replicas stay with their agents."""
-        if self._idle_task is not None:
-            self._idle_task.cancel()
-            await asyncio.gather(self._idle_task, return_exceptions=True)
+        for task in self._scaling:
+            task.cancel()
+        await asyncio.gather(*self._scaling, return_exceptions=True)
         await self.wakes.stop()
         await self.fetches.stop()
         await self.registrations.stop()

@@ -39,6 +39,8 @@ class ModelSettings(TypedDict, total=False):
     keep_alive_s: float | None
     options: dict[str, float]
     lazy: bool | None
+    min_replicas: int
+    max_replicas: int | None
 
 
 def list_models() -> Call[ModelList]:

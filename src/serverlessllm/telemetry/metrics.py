@@ -62,6 +62,12 @@ class OrchestratorMetrics:
         self.wakes = Counter(
             "sllm_wakes", "Wake-ups by outcome (ok, failed).", ["outcome"], registry=registry
         )
+        self.scalings = Counter(
+            "sllm_scalings",
+            "What scaling did beyond a first replica: grow (one more), shrink (one less), warm (bytes into memory).",
+            ["kind"],
+            registry=registry,
+        )
         self.retries = Counter(
             "sllm_retries", "Silent retries before the first byte, by reason.", ["reason"], registry=registry
         )

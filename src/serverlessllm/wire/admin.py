@@ -39,6 +39,7 @@ DECISION_VERSION: Final = 2
 MAX_SOURCE_BYTES: Final = 4096
 MAX_KEY_NAME_BYTES: Final = 200
 MAX_OPTIONS: Final = 64
+MAX_REPLICAS: Final = 1024
 
 
 class AddModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,7 +48,8 @@ class AddModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `lazy`: fetch and convert at the first call (True) or now (False); None: what lies elsewhere at the first call.
     `dtype` rounds the weights once, at conversion (None keeps them). `keep_alive_s` None takes the server's.
-    `options` go to the engine as they are.
+    `options` go to the engine as they are. `min_replicas` stay awake, whoever calls or not; at most `max_replicas`
+    are added while its queue is long (None: one per node).
     """
 
     name: str
@@ -57,6 +59,8 @@ class AddModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_alive_s: float | None = None
     options: dict[str, float] = {}
     lazy: bool | None = None
+    min_replicas: int = 0
+    max_replicas: int | None = None
 
 
 def parse_add_model(body: bytes) -> AddModel:
@@ -74,9 +78,20 @@ def parse_add_model(body: bytes) -> AddModel:
         )
     if request.keep_alive_s is not None and not 0 <= request.keep_alive_s < float("inf"):
         raise InvalidRequestError("keep_alive_s: must not be negative", param="keep_alive_s")
+    _check_replicas(request)
     if len(request.options) > MAX_OPTIONS:
         raise InvalidRequestError(f"options: at most {MAX_OPTIONS}", param="options")
     return request
+
+
+def _check_replicas(request: AddModel) -> None:
+    if not 0 <= request.min_replicas <= MAX_REPLICAS:
+        raise InvalidRequestError(f"min_replicas: from 0 to {MAX_REPLICAS}", param="min_replicas")
+    highest = request.max_replicas
+    if highest is not None and not max(1, request.min_replicas) <= highest <= MAX_REPLICAS:
+        raise InvalidRequestError(
+            f"max_replicas: from 1 to {MAX_REPLICAS}, and not below min_replicas", param="max_replicas"
+        )
 
 
 class IngestProgress(msgspec.Struct, frozen=True):
@@ -125,6 +140,8 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True):
     num_held: int = 0
     resolved: str | None = None
     origins: list[str] = []
+    min_replicas: int = 0
+    max_replicas: int | None = None
 
 
 class ModelList(msgspec.Struct, frozen=True):
