@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cluster of `hardware.py` as events in memory, placed by the product's own functions over the product's own arrays.
+"""The cluster of `hardware.py` as events in memory, placed by the product's own functions over its own arrays.
 
 No process, no network, no clock: a trace of two minutes takes seconds. What agents do about seats and memory is
 written again here in short (one load at a time gets room; an idle replica goes, the least missed first); what an
@@ -13,6 +13,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Final, Protocol
 
@@ -89,7 +90,9 @@ class Scored:
 
     def choose(self, cluster: Cluster, model: int) -> int:
         table = cluster.table
-        need = Need(str(model), "simulated", int(cluster.hardware.model_bytes), service_s=cluster.hardware.service_s)
+        need = Need(
+            str(model), "simulated", int(cluster.hardware.model_bytes), service_s=cluster.hardware.service_s
+        )
         decision = place(
             table,
             cluster.demand,
@@ -174,7 +177,7 @@ class Cluster:
             self._tell(node)
         requests = [Request(call.at_s, call.model) for call in calls]
         for request in requests:
-            self._at(request.at_s, lambda request=request: self._arrive(request))
+            self._at(request.at_s, partial(self._arrive, request))
         while self._events:
             self.now_s, _, act = heapq.heappop(self._events)
             act()
