@@ -58,7 +58,7 @@ def comparisons(setting: str, runs: Runs) -> dict[str, float]:
 
 
 def aims(figures: Mapping[str, float], prefix: str) -> dict[str, Aim]:
-    """The aims, as far as what they ask for was measured. `prefix`: empty for real runs, `sim_` for simulated ones."""
+    """The aims, where what they ask for was measured. `prefix`: empty for real runs, `sim_` for simulated ones."""
     wanted = {
         f"{prefix}p95_6_slots": Aim(f"{prefix}slots6_full_p95_ttft_s", "<", 2.0),
         f"{prefix}full_beats_queue_4_slots": Aim(f"{prefix}slots4_full_over_queue_p95_ratio", "<=", 0.7),

@@ -22,6 +22,7 @@ BENCHMARKS: Final = {
     "fetch": "fetch",
     "gpu-cold-start": "gpu_cold_start",
     "load": "load",
+    "placement": "placement",
     "stream-load": "stream_load",
 }
 
@@ -45,8 +46,8 @@ def checkout(package: Path) -> Path:
 def bench(name: str, arguments: tuple[str, ...]) -> int:
     """Run a benchmark of this checkout.
 
-    NAME is burst, cold-start, load, fetch, stream-load, engine or gpu-cold-start; ARGUMENTS go to it (try `sllm bench
-    fetch --help`). It prints a table and, as its last line, one JSON object.
+    NAME is burst, placement, cold-start, load, fetch, stream-load, engine or gpu-cold-start; ARGUMENTS go to it (try
+    `sllm bench fetch --help`). It prints a table and, as its last line, one JSON object.
     """
     root = checkout(Path(serverlessllm.__file__).parent)
     path = root / "benchmarks" / BENCHMARKS[name] / "run.py"

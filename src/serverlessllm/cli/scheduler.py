@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -11,8 +12,10 @@ import click
 from serverlessllm.cli import exit_codes
 from serverlessllm.cli.session import Session, server_options
 from serverlessllm.cli.terminal import print_json, print_table
+from serverlessllm.cli.units import duration_text
 
 if TYPE_CHECKING:
+    from serverlessllm.wire.admin import PlacementDecision
     from serverlessllm.wire.scheduler import ScoreWeights
 
 TERMS: Final = {
@@ -26,6 +29,42 @@ TERMS: Final = {
 @click.group(epilog=exit_codes.EPILOG)
 def scheduler() -> None:
     """Look at and change how placement decides."""
+
+
+@scheduler.command(epilog=exit_codes.EPILOG)
+@click.option(
+    "--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many, newest last."
+)
+@server_options
+def decisions(session: Session, limit: int) -> None:
+    """List recent decisions: which model went where, and what was expected and came of it; --json: one a line."""
+    with session.client() as client:
+        recent = client.decisions(limit)
+    if session.as_json:
+        for decision in recent:
+            print_json(decision, is_compact=True)
+        return
+    print_table(
+        ("DECIDED", "MODEL", "WHY", "PICKED", "EXPECTED", "READY", "TTFT", "OUTCOME"),
+        map(_row, recent),
+        empty="no decisions yet",
+        right=("EXPECTED", "READY", "TTFT"),
+    )
+
+
+def _row(decision: PlacementDecision) -> tuple[str, ...]:
+    decided = datetime.fromtimestamp(decision.decided_s).astimezone()
+    score_s = next((each.score_s for each in decision.candidates if each.agent_id == decision.picked), None)
+    return (
+        f"{decided:%H:%M:%S}",
+        decision.model,
+        decision.kind,
+        decision.picked or "–",
+        duration_text(score_s) if score_s is not None else "–",
+        duration_text(decision.wake_ms / 1e3) if decision.wake_ms is not None else "–",
+        duration_text(decision.ttft_ms / 1e3) if decision.ttft_ms is not None else "–",
+        decision.outcome or "–",
+    )
 
 
 @scheduler.group(epilog=exit_codes.EPILOG)

@@ -26,7 +26,7 @@ from serverlessllm.orchestrator.placement.terms.load import DRAM
 from serverlessllm.orchestrator.placements import FIRST_REPLICA, Placements
 from serverlessllm.orchestrator.prefill_costs import PrefillCosts
 from serverlessllm.wire.admin import DecisionKind
-from serverlessllm.wire.agent import LoadRequest, LoadResult
+from serverlessllm.wire.agent import LoadRequest, LoadResult, Loss
 
 UNLOADED: Final = ""
 
@@ -144,9 +144,15 @@ class Placer:
             attempt=attempt,
             options=record.options,
             origins=record.origins,
-            losses=self._feed.losses(row, self._clock.monotonic_s()),
+            losses=self._losses(row),
             warm_only=warm_only,
         )
+
+    def _losses(self, row: int) -> dict[str, Loss]:
+        """What the agent needs to know to evict as we would; nothing if that counts for nothing."""
+        if not self._weights().get("evict", 1.0):
+            return {}
+        return self._feed.losses(row, self._clock.monotonic_s())
 
     async def _call(self, link: AgentLink, request: LoadRequest) -> LoadResult:
         """`POST /load`, given up when the agent is lost."""

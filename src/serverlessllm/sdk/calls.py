@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypedDict
 
-from serverlessllm.sdk.request import Call, segment
+import httpx
+
+from serverlessllm.sdk.request import Call, raise_for_error, segment
 from serverlessllm.types import EngineKind, Role
 from serverlessllm.wire.admin import (
     AddModel,
@@ -22,6 +24,7 @@ from serverlessllm.wire.admin import (
     KeyList,
     ModelList,
     ModelView,
+    PlacementDecision,
     RequestDetail,
     RequestList,
     StopModel,
@@ -82,6 +85,19 @@ def clean_disks(wish: CleanDisk) -> Call[CleanedView]:
 
 def drain_agent(agent_id: str, drained: bool) -> Call[AgentView]:
     return Call("POST", f"/admin/agents/{segment(agent_id)}/drain", AgentView, DrainAgent(drained))
+
+
+class DecisionLines(Call[list[PlacementDecision]]):
+    """Answered by one JSON document a line."""
+
+    def read(self, response: httpx.Response) -> list[PlacementDecision]:
+        """See `Call.read`."""
+        raise_for_error(response)
+        return [self._decode(line, PlacementDecision, response) for line in response.content.splitlines()]
+
+
+def list_decisions(limit: int) -> DecisionLines:
+    return DecisionLines("GET", "/admin/decisions", list, params={"limit": str(limit)})
 
 
 def get_weights() -> Call[ScoreWeights]:

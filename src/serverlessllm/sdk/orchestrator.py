@@ -36,6 +36,7 @@ from serverlessllm.wire.admin import (
     KeyCreated,
     KeyView,
     ModelView,
+    PlacementDecision,
     RequestDetail,
     RequestView,
 )
@@ -148,6 +149,10 @@ class Client:
     def drain_agent(self, agent_id: str, *, drained: bool = True) -> AgentView:
         """Let an agent take nothing new, or (False) again. Raises NotFoundError."""
         return self._send(calls.drain_agent(agent_id, drained))
+
+    def decisions(self, limit: int = 100) -> list[PlacementDecision]:
+        """Recent placement decisions, the newest last."""
+        return self._send(calls.list_decisions(limit))
 
     def weights(self) -> ScoreWeights:
         """How much each term of a placement's score counts."""
@@ -289,6 +294,9 @@ class AsyncClient:
 
     async def drain_agent(self, agent_id: str, *, drained: bool = True) -> AgentView:
         return await self._send(calls.drain_agent(agent_id, drained))
+
+    async def decisions(self, limit: int = 100) -> list[PlacementDecision]:
+        return await self._send(calls.list_decisions(limit))
 
     async def weights(self) -> ScoreWeights:
         return await self._send(calls.get_weights())

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`/admin/requests`: timelines of live and recent requests, and why their replicas are where they are."""
+"""`/admin/requests`: timelines of live and recent requests, and why their replicas are where they are.
+`/admin/decisions`: the recent placement decisions, one a line.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
+import msgspec
 from aiohttp import web
 
 from serverlessllm.errors import InvalidRequestError
@@ -14,12 +17,14 @@ from serverlessllm.wire.admin import RequestList
 
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 10_000
+_lines = msgspec.json.Encoder()
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
     """Add every route of this file."""
     router.add_get("/admin/requests", list_requests)
     router.add_get("/admin/requests/{id}", get_request)
+    router.add_get("/admin/decisions", list_decisions)
 
 
 async def list_requests(request: web.Request) -> web.Response:
@@ -31,6 +36,12 @@ async def list_requests(request: web.Request) -> web.Response:
 async def get_request(request: web.Request) -> web.Response:
     """`GET /admin/requests/{id}`."""
     return json_reply(request.app[ORCHESTRATOR].views.request(request.match_info["id"]))
+
+
+async def list_decisions(request: web.Request) -> web.Response:
+    """`GET /admin/decisions?limit=N`: JSON lines, the newest last."""
+    decisions = request.app[ORCHESTRATOR].decisions.recent(_limit(request.query.get("limit")))
+    return web.Response(body=_lines.encode_lines(decisions), content_type="application/x-ndjson")
 
 
 def _limit(text: str | None) -> int:
