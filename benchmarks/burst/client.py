@@ -22,9 +22,12 @@ HEADERS: Final = {"content-type": "application/json"}
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One call: what its client saw. `start` is the server's word for it (cold, warm, hot)."""
+    """One call: what its client saw. `start` is the server's word for it (cold, warm, hot); `sent_s` is on the
+    monotonic clock, and so is `sent_s + ttft_s`.
+    """
 
     call: Call
+    sent_s: float
     status: int
     ttft_s: float
     num_tokens: int
@@ -68,16 +71,18 @@ async def _ask(session: aiohttp.ClientSession, call: Call, index: int, hardware:
                 received += data
                 if not first_s and b"\ndata: {" in received:
                     first_s = time.monotonic() - began_s
-            return _answered(call, response.status, first_s, bytes(received), response.headers)
+            return _answered(call, began_s, response.status, first_s, bytes(received), response.headers)
     except (aiohttp.ClientError, TimeoutError) as error:
-        return Answered(call, 599, time.monotonic() - began_s, 0, False, type(error).__name__)
+        return Answered(call, began_s, 599, time.monotonic() - began_s, 0, False, type(error).__name__)
 
 
-def _answered(call: Call, status: int, first_s: float, received: bytes, headers: object) -> Answered:
+def _answered(
+    call: Call, sent_s: float, status: int, first_s: float, received: bytes, headers: object
+) -> Answered:
     ids = received.rsplit(b"\nid: ", 1)
     num_tokens = int(ids[1].split(b"\n", 1)[0]) if len(ids) == 2 else 0
     is_whole = status == 200 and received.endswith(b"data: [DONE]\n\n") and b'"error"' not in received
-    return Answered(call, status, first_s, num_tokens, is_whole, _start(received, headers))
+    return Answered(call, sent_s, status, first_s, num_tokens, is_whole, _start(received, headers))
 
 
 def _start(received: bytes, headers: object) -> str:
