@@ -266,6 +266,7 @@ class Replica:
             idle_s=self._seats.idle_s if self.is_idle else 0.0,
             is_loading=self.is_loading,
             num_seats=self._seats.num_together,
+            request_s=round(self._seats.mean_request_s, 4),
         )
 
     def gone_error(self) -> ReplicaGoneError:

@@ -104,7 +104,6 @@ class Orchestrator:
             self.models,
             self._table,
             self.feed,
-            costs,
             placer,
             self._placements,
             self._unbinder,

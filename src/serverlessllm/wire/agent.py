@@ -100,7 +100,7 @@ class ReplicaStatus(msgspec.Struct, frozen=True):
     """One replica, as the agent sees it. `idle_s` since its last request ended; 0 while one runs.
 
     `is_loading`: it is ready, and its bytes still arrive. `num_seats` requests are computed together; 0: not
-    known yet.
+    known yet. `request_s`: how long one held its seat, on the mean of the last ones; 0: none has ended yet.
     """
 
     model: str
@@ -115,6 +115,7 @@ class ReplicaStatus(msgspec.Struct, frozen=True):
     idle_s: float
     is_loading: bool = False
     num_seats: int = 0
+    request_s: float = 0.0
 
 
 class RegionStatus(msgspec.Struct, frozen=True):

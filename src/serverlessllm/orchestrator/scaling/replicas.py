@@ -22,7 +22,6 @@ from serverlessllm.orchestrator.placement.decide import Decision
 from serverlessllm.orchestrator.placement.terms.load import DRAM
 from serverlessllm.orchestrator.placements import FIRST_REPLICA, Placements, free_replica
 from serverlessllm.orchestrator.placer import Placer
-from serverlessllm.orchestrator.prefill_costs import PrefillCosts
 from serverlessllm.orchestrator.replicas import Replica, ReplicaTable
 from serverlessllm.orchestrator.scaling.rules import Load, has_spare, is_rising, wait_s
 from serverlessllm.orchestrator.unbind import Unbinder
@@ -49,7 +48,6 @@ class ReplicaScaler:
         models: Models,
         table: ReplicaTable,
         feed: NodeFeed,
-        costs: PrefillCosts,
         placer: Placer,
         placements: Placements,
         unbinder: Unbinder,
@@ -60,7 +58,6 @@ class ReplicaScaler:
         self._models = models
         self._table = table
         self._feed = feed
-        self._costs = costs
         self._placer = placer
         self._placements = placements
         self._unbinder = unbinder
@@ -102,7 +99,7 @@ class ReplicaScaler:
             return
         if not replicas:
             return
-        loads = [Load(replica.num_requests, replica.num_seats) for replica in replicas]
+        loads = [Load(replica.num_requests, replica.num_seats, replica.request_s) for replica in replicas]
         if self._is_too_few(record, replicas, loads):
             self._grow(record, replicas)
         elif self._is_one_spare(record, loads):
@@ -113,7 +110,7 @@ class ReplicaScaler:
 
     def _is_too_few(self, record: ModelRecord, replicas: list[Replica], loads: list[Load]) -> bool:
         may_grow = record.max_replicas is None or len(replicas) < record.max_replicas
-        waiting_s = wait_s(loads, self._costs.service_s(record.revision or ""))
+        waiting_s = wait_s(loads)
         is_long = False
         if may_grow and waiting_s > 0:
             decision = self._placer.decide(record, _agents_of(replicas))
@@ -154,7 +151,7 @@ class ReplicaScaler:
         now_s, revision = self._clock.monotonic_s(), record.revision or ""
         model, demand = self._feed.table.model(revision), self._feed.demand
         fast_per_s, slow_per_s = demand.fast_rate(model, now_s), demand.rate(model, now_s)
-        if not is_rising(fast_per_s, slow_per_s, self._costs.service_s(revision), loads):
+        if not is_rising(fast_per_s, slow_per_s, loads):
             return
         tiers = self._feed.table.tiers[model, : self._feed.table.num_rows]
         holders = [

@@ -23,19 +23,25 @@ BUSY: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One replica: requests there, and how many of them are computed together (0: not known)."""
+    """One replica: requests there, how many of them are computed together, and for how long each (0: not known)."""
 
     num_requests: int
     num_seats: int
+    request_s: float
 
 
-def wait_s(loads: Sequence[Load], service_s: float) -> float:
-    """The shortest expected wait for a seat at any of them; infinite where there is none."""
+def wait_s(loads: Sequence[Load]) -> float:
+    """The shortest expected wait for a seat at any of them; infinite where there is none.
+
+    While no request has ended anywhere, nobody knows: 0.
+    """
     if not loads:
         return float("inf")
     requests = np.array([float(load.num_requests) for load in loads])
     seats = np.array([float(load.num_seats) for load in loads])
-    return float(seat_wait_s(requests, seats, np.full(len(loads), service_s)).min())
+    seen = [load.request_s for load in loads if load.request_s > 0]
+    service_s = np.array([load.request_s or max(seen, default=0.0) for load in loads])
+    return float(seat_wait_s(requests, seats, service_s).min())
 
 
 def has_spare(loads: Sequence[Load]) -> bool:
@@ -46,7 +52,8 @@ def has_spare(loads: Sequence[Load]) -> bool:
     return sum(load.num_requests for load in loads) <= SPARE * seats_left
 
 
-def is_rising(fast_per_s: float, slow_per_s: float, service_s: float, loads: Sequence[Load]) -> bool:
+def is_rising(fast_per_s: float, slow_per_s: float, loads: Sequence[Load]) -> bool:
     """Whether demand grows and fills the seats that there are; a model without any is being woken as it is."""
     num_seats = sum(load.num_seats for load in loads)
-    return num_seats > 0 and fast_per_s > RISING * slow_per_s and fast_per_s * service_s > BUSY * num_seats
+    request_s = max((load.request_s for load in loads), default=0.0)
+    return num_seats > 0 and fast_per_s > RISING * slow_per_s and fast_per_s * request_s > BUSY * num_seats

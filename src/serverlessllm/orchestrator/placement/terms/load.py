@@ -5,7 +5,8 @@ load = max( remote  bytes / (remote → dram, nvme),   where the node has none o
             nvme    bytes / (nvme → dram),           where they lie on its disk
             device  bytes / (dram → device) )        always, unless a replica is bound there
 
-The hops overlap, layer by layer, so that the slowest one counts. A hop never seen is assumed.
+The hops overlap, layer by layer, so that the slowest one counts. A hop that a node has not been seen to take is taken
+to be as fast as on the other nodes.
 """
 
 from __future__ import annotations
@@ -50,5 +51,8 @@ def load_s(
 
 
 def seen_or(bytes_per_s: Floats, assumed: float) -> Floats:
-    """The observed bandwidth, or what is assumed where there is none."""
-    return np.where(bytes_per_s > 0, bytes_per_s, assumed)
+    """The observed bandwidth; where there is none what other nodes gave on the mean, and where none did `assumed`."""
+    is_seen = bytes_per_s > 0
+    if is_seen.all():
+        return bytes_per_s
+    return np.where(is_seen, bytes_per_s, bytes_per_s[is_seen].mean() if is_seen.any() else assumed)

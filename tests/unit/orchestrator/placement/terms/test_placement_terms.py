@@ -33,6 +33,12 @@ def test_hop_never_seen_is_assumed() -> None:
     assert load_s(tiers, ASSUMED_NVME_BYTES_PER_S, unseen, unseen, unseen).tolist() == [1.0]
 
 
+def test_hop_that_only_other_nodes_took_is_taken_as_fast_as_there() -> None:
+    tiers = np.array([NVME, NVME, NVME], dtype=np.uint8)
+    seen = np.array([10.0, 30.0, 0.0])
+    assert load_s(tiers, 60, seen, seen, np.full(3, 1e9)).tolist() == [6.0, 2.0, 3.0]
+
+
 def test_request_waits_for_a_seat_only_when_all_are_taken() -> None:
     waits = seat_wait_s(np.array([3.0, 4.0, 11.0]), np.full(3, 4.0), np.full(3, 2.0))
     assert waits.tolist() == [0.0, 0.5, 4.0]
