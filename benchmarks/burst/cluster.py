@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real cluster: one orchestrator and the agents as processes of their own, with simulated engines."""
+"""The real cluster: one orchestrator and the agents, processes of their own, with simulated engines or `torch`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from serverlessllm.metadata.sqlite import SqliteStore
 from serverlessllm.sdk.agent import AgentClient
 from serverlessllm.sdk.local_server import LocalServer
 from serverlessllm.sdk.orchestrator import AsyncClient
+from serverlessllm.types import EngineKind
 from serverlessllm.wire.agent import LoadRequest
 
 SECRET: Final = "the-secret-of-this-benchmark"
@@ -28,8 +29,16 @@ EXTENT_BYTES: Final = 2 << 20
 class BurstCluster:
     """Use as a context manager; everything lies under `home`."""
 
-    def __init__(self, home: Path, hardware: Hardware, artifacts: Sequence[Artifact]) -> None:
+    def __init__(
+        self,
+        home: Path,
+        hardware: Hardware,
+        artifacts: Sequence[Artifact],
+        engine: EngineKind = "simulated",
+    ) -> None:
+        """`artifacts` are of one size. Speeds hold for `simulated`; other engines are as fast as they are."""
         self.hardware = hardware
+        self._engine = engine
         self._home = home
         self._artifacts = list(artifacts)
         self._stack = ExitStack()
@@ -82,7 +91,7 @@ class BurstCluster:
                     model=model_name(index),
                     revision=artifact.revision,
                     artifact=str(artifact.directory),
-                    engine="simulated",
+                    engine=self._engine,
                     attempt=0,
                     warm_only=True,
                 )
@@ -92,18 +101,18 @@ class BurstCluster:
 
     async def _register(self, path: Path) -> None:
         store = await SqliteStore.open(path)
-        await register(store, self._artifacts, self.hardware)
+        await register(store, self._artifacts, self.hardware, self._engine)
         await store.close()
 
     def _agent_flags(self) -> dict[str, str]:
         hardware = self.hardware
         nbytes = self._artifacts[0].index.weights_nbytes
         held_bytes = -(-nbytes // EXTENT_BYTES) * EXTENT_BYTES
-        return {
+        pace = {"loader-max-disk-bytes-per-s": str(int(hardware.nvme_bytes_per_s / SCALE))}
+        return (pace if self._engine == "simulated" else {}) | {
             "arena-budget-bytes": str(hardware.dram_models * held_bytes),
             "arena-extent-bytes": str(EXTENT_BYTES),
             "arena-huge-pages": "never",
-            "loader-max-disk-bytes-per-s": str(int(hardware.nvme_bytes_per_s / SCALE)),
             "loader-verify": "never",
             "engine-slots": "2",
             "engine-threads": "1",

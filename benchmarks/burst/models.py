@@ -16,6 +16,7 @@ from serverlessllm.checkpoint.writer import ArtifactWriter
 from serverlessllm.metadata.keys import Keys
 from serverlessllm.metadata.records import ModelRecord, encode
 from serverlessllm.metadata.store import MetadataStore
+from serverlessllm.types import EngineKind
 
 VOCAB_SIZE: Final = 512
 NUM_TENSORS: Final = 4
@@ -31,7 +32,9 @@ def write_artifacts(parent: Path, hardware: Hardware, num_models: int) -> list[A
     return [_write(parent, index, int(hardware.model_bytes / SCALE)) for index in range(num_models)]
 
 
-async def register(store: MetadataStore, artifacts: list[Artifact], hardware: Hardware) -> None:
+async def register(
+    store: MetadataStore, artifacts: list[Artifact], hardware: Hardware, engine: EngineKind
+) -> None:
     """Ready models, as if each had been added and converted; they keep awake until somebody needs their room."""
     options = {
         "device_bytes_per_s": hardware.device_bytes_per_s / SCALE,
@@ -42,13 +45,13 @@ async def register(store: MetadataStore, artifacts: list[Artifact], hardware: Ha
         record = ModelRecord(
             name=model_name(index),
             state="ready",
-            engine="simulated",
+            engine=engine,
             source=str(artifact.directory),
             created_at_s=0.0,
             revision=artifact.revision,
             artifact=str(artifact.directory),
             nbytes=artifact.index.weights_nbytes,
-            options=options,
+            options=options if engine == "simulated" else {},
             keep_alive_s=3600.0,
         )
         await store.put(Keys.model(record.name), encode(record))

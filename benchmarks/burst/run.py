@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks._harness.report import Report, machine
-from benchmarks.burst import trace
+from benchmarks.burst import real_engine, trace
 from benchmarks.burst.client import Answered, replay
 from benchmarks.burst.cluster import BurstCluster
 from benchmarks.burst.figures import Sample, aims, comparisons, policy_figures
@@ -34,6 +34,7 @@ class Plan:
     sim_seeds: Sequence[int]
     settings: Sequence[int]
     policies: Sequence[str]
+    with_torch: bool
 
 
 @dataclass(slots=True)
@@ -42,6 +43,7 @@ class Collected:
 
     simulated: dict[int, dict[str, list[list[Sample]]]] = field(default_factory=dict)
     real: dict[int, dict[str, list[list[Sample]]]] = field(default_factory=dict)
+    torch: list[Sample] = field(default_factory=list)
     late_s: list[float] = field(default_factory=list)
 
 
@@ -59,6 +61,9 @@ def run(plan: Plan) -> Report:
                 place.mkdir()
                 with BurstCluster(place, hardware, artifacts) as cluster:
                     collected.real[seats] = _replay_all(cluster, plan, collected.late_s)
+    if plan.with_torch:
+        collected.torch = [_sample(each, real_engine.HARDWARE) for each in real_engine.run()]
+        _show("real, engine torch, full", [collected.torch])
     figures = _figures(collected)
     return Report("burst", _conditions(plan), figures, aims(figures, "") | aims(figures, "sim_"))
 
@@ -113,6 +118,8 @@ def _figures(collected: Collected) -> dict[str, float]:
             figures[f"{name}_oracle_cold_p95_s"] = oracle_s
             if "full" in runs:
                 figures[f"{name}_cold_p95_over_oracle_ratio"] = figures[f"{name}_full_cold_p95_s"] / oracle_s
+    if collected.torch:
+        figures |= policy_figures("torch", [collected.torch])
     if collected.real:
         figures["non_2xx"] = sum(value for name, value in figures.items() if name.endswith("_non_2xx"))
         figures["client_late_p95_s"] = max(collected.late_s)
@@ -141,6 +148,7 @@ def _conditions(plan: Plan) -> dict[str, object]:
         "model": f"simulated 7B: {hardware.model_bytes / 1e9:g} GB, NVMe {hardware.nvme_bytes_per_s / 1e9:g} GB/s "
         f"shared per node, DRAM to device {hardware.device_bytes_per_s / 1e9:g} GB/s per slot",
         "scale": f"real agents move 1/{SCALE} of the bytes at 1/{SCALE} of the speeds; time is real time",
+        "torch": real_engine.CONDITIONS,
         "start": "every model in the DRAM of one node, no replica",
         "sim_": "the same placement functions over the same trace in memory, without processes",
     }
@@ -155,6 +163,9 @@ def main() -> int:
     parser.add_argument("--slots", default="6,4", help="device slots per node, one setting each")
     parser.add_argument("--policies", default="random,queue,full", help=f"of {', '.join(WEIGHTS)}")
     parser.add_argument(
+        "--no-torch", action="store_true", help="leave out the small run with the real engine"
+    )
+    parser.add_argument(
         "--simulate-only", action="store_true", help="no processes: seconds instead of minutes"
     )
     parser.add_argument("--save", action="store_true", help="write results/<date>-<commit>-cpu.json")
@@ -165,6 +176,7 @@ def main() -> int:
         trace.SEEDS[: args.sim_seeds],
         [int(number) for number in args.slots.split(",")],
         args.policies.split(","),
+        not (args.no_torch or args.simulate_only),
     )
     report = run(plan)
     report.print()

@@ -34,20 +34,22 @@ class Call:
     model: int
 
 
-def make_trace(seed: int, seconds: float) -> list[Call]:
+def make_trace(
+    seed: int, seconds: float, *, rate_per_s: float = RATE_PER_S, num_models: int = NUM_MODELS
+) -> list[Call]:
     """All calls in order of time."""
     rng = random.Random(seed)
     shape = 1 / CV**2
-    cumulative = list(itertools.accumulate(1 / rank**ZIPF for rank in range(1, NUM_MODELS + 1)))
-    ranks = range(NUM_MODELS)
+    cumulative = list(itertools.accumulate(1 / rank**ZIPF for rank in range(1, num_models + 1)))
+    ranks = range(num_models)
     calls: list[Call] = []
     at_s = 0.0
     while True:
-        at_s += rng.gammavariate(shape, 1 / (RATE_PER_S * shape))
+        at_s += rng.gammavariate(shape, 1 / (rate_per_s * shape))
         if at_s >= seconds:
             return calls
         [rank] = rng.choices(ranks, cum_weights=cumulative)
-        calls.append(Call(at_s, (rank + ROTATE_BY * int(at_s // ROTATE_S)) % NUM_MODELS))
+        calls.append(Call(at_s, (rank + ROTATE_BY * int(at_s // ROTATE_S)) % num_models))
 
 
 def digest(calls: Sequence[Call]) -> str:

@@ -24,6 +24,9 @@ from serverlessllm.orchestrator.prompt import Prompt
 from serverlessllm.orchestrator.replicas import Replica, ReplicaTable
 from serverlessllm.telemetry.timeline import Timeline
 
+MAX_LOOKED_AT: Final = 48
+"""Of more replicas than this a random choice is as good, and a decision must not cost more the more there are."""
+MAX_HOLDERS: Final = 16
 _NOTHING: Final[frozenset[int]] = frozenset()
 
 
@@ -63,7 +66,7 @@ class Routing:
         if not ready:
             return None  # all were lost just now
         fresh = [replica for replica in ready if replica.link.agent_id not in failed]
-        ready = fresh or ready
+        ready = self._few(fresh or ready, prompt)
         decision = self._decide(ready, prompt)
         if decision.picked is None:
             return None
@@ -88,6 +91,18 @@ class Routing:
             ttft_ms=timeline.ttft_ms,
             outcome=timeline.state,
         )
+
+    def _few(self, ready: list[Replica], prompt: Prompt) -> list[Replica]:
+        """All of them; of very many a random choice, and those that have the prompt's beginning."""
+        if len(ready) <= MAX_LOOKED_AT:
+            return ready
+        chosen = self._rng.sample(ready, MAX_LOOKED_AT)
+        first = prompt.first_chunk
+        if first is None:
+            return chosen
+        key = (ready[0].model, ready[0].revision)
+        holders = [replica for replica in ready if first in replica.link.state.kv.get(key, _NOTHING)]
+        return list(dict.fromkeys([*chosen, *holders[:MAX_HOLDERS]]))
 
     def _decide(self, ready: Sequence[Replica], prompt: Prompt) -> Decision:
         costs = [self._costs.of(replica.link.agent_id, replica.revision) for replica in ready]
