@@ -62,16 +62,15 @@ class Routing:
         ready = self._table.ready(record.name, record.revision)
         if len(ready) < 2:
             return ready[0] if ready else None
-        ready = [replica for replica in ready if replica.link.is_alive]
-        if not ready:
+        fresh = [replica for replica in ready if replica.link.agent_id not in failed] if failed else ready
+        looked_at = _alive(self._few(fresh, prompt)) or _alive(ready)
+        if not looked_at:
             return None  # all were lost just now
-        fresh = [replica for replica in ready if replica.link.agent_id not in failed]
-        ready = self._few(fresh or ready, prompt)
-        decision = self._decide(ready, prompt)
+        decision = self._decide(looked_at, prompt)
         if decision.picked is None:
             return None
-        picked = ready[decision.picked]
-        self._decisions.add_route(self._kept(request_id, ready, picked, decision))
+        picked = looked_at[decision.picked]
+        self._decisions.add_route(self._kept(request_id, looked_at, picked, decision))
         return picked
 
     def learn(self, replica: Replica, timeline: Timeline) -> None:
@@ -101,7 +100,11 @@ class Routing:
         if first is None:
             return chosen
         key = (ready[0].model, ready[0].revision)
-        holders = [replica for replica in ready if first in replica.link.state.kv.get(key, _NOTHING)]
+        holders = [
+            replica
+            for replica in ready
+            if (names := replica.link.state.kv.get(key)) is not None and first in names
+        ]
         return list(dict.fromkeys([*chosen, *holders[:MAX_HOLDERS]]))
 
     def _decide(self, ready: Sequence[Replica], prompt: Prompt) -> Decision:
@@ -136,3 +139,7 @@ class Routing:
             device_sets=(CPU_DEVICE_SET,) * len(ready),
             request_id=request_id,
         )
+
+
+def _alive(replicas: Sequence[Replica]) -> list[Replica]:
+    return [replica for replica in replicas if replica.link.is_alive]
