@@ -78,12 +78,11 @@ def _tiers(table: NodeTable, model: int, need: Need) -> Tiers:
 def _queue_s(table: NodeTable, tiers: Tiers, service_s: float) -> Floats:
     num_rows = table.num_rows
     taken = table.bound.models[:num_rows] != EMPTY
-    num_taken = taken.sum(axis=1)
     num_busy = (taken & table.bound.marks[:num_rows]).sum(axis=1)
     seats = table.ints["num_seats"][:num_rows]
-    num_free = np.where(seats > 0, np.maximum(0, seats - num_taken), 1)
-    num_idle = num_free + num_taken - num_busy
-    return node_wait_s(table.floats["loads_s"][:num_rows], tiers < DRAM, num_idle, num_busy, service_s)
+    num_short = np.where(seats > 0, np.maximum(0, num_busy + 1 - seats), 0)  # idle ones are as good as free
+    in_use = np.minimum(num_busy, seats)
+    return node_wait_s(table.floats["loads_s"][:num_rows], tiers < DRAM, num_short, in_use, service_s)
 
 
 def _rejected(table: NodeTable, need: Need, excluded: Collection[int]) -> Tiers:

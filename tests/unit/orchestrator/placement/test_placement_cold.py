@@ -119,7 +119,7 @@ def test_model_with_another_replica_is_given_up_at_no_cost(scene: Scene) -> None
 def test_busy_node_is_waited_for(scene: Scene) -> None:
     scene.bind("a", "x", is_busy=True)
     scene.bind("b", "y", is_busy=False)
-    assert scene.decide().terms_s["queue"].tolist() == [0.8, 0.0]
+    assert scene.decide().terms_s["queue"].tolist() == [1.6, 0.0]
 
 
 def test_last_copy_in_dram_of_a_called_model_is_worth_its_disk_time(scene: Scene) -> None:

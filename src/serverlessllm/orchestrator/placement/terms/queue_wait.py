@@ -3,15 +3,20 @@
 
 at a replica    max(0, n + 1 − B) · s / B  +  n · p
                 n requests there, B computed together, s seconds each at the engine, p seconds to compute a prompt
-on a node       the loads that read the medium we need, and, where every seat is taken and in use, s / B_busy:
-                the time until the first of its busy replicas is done with what it runs
+on a node       the loads that read the medium we need, and k · FREES · s / (busy seats), where k loads, ours among
+                them, have neither a free seat nor one whose replica is idle
 """
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 
 from serverlessllm.orchestrator.placement.arrays import Bools, Floats, Ints
+
+FREES: Final = 2.0
+"""A replica in use is idle after about so many service times: others came after the first of its requests."""
 
 
 def seat_wait_s(num_requests: Floats, num_seats: Floats, service_s: Floats) -> Floats:
@@ -27,8 +32,8 @@ def replica_wait_s(num_requests: Floats, num_seats: Floats, service_s: Floats, p
 
 
 def node_wait_s(
-    loads_s: Floats, needs_medium: Bools, num_idle: Ints, num_busy: Ints, service_s: float
+    loads_s: Floats, needs_medium: Bools, num_short: Ints, num_busy: Ints, service_s: float
 ) -> Floats:
-    """On a node that shall load: `loads_s` of others where bytes must be read, and a busy seat's end."""
+    """On a node that shall load: `loads_s` of others where bytes must be read, and `num_short` busy seats' ends."""
     reading_s = np.where(needs_medium, loads_s, 0.0)
-    return reading_s + np.where((num_idle == 0) & (num_busy > 0), service_s, 0.0)
+    return reading_s + num_short * FREES * service_s / np.maximum(1, num_busy)

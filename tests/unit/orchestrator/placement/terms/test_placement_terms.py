@@ -50,9 +50,16 @@ def test_prompts_before_ours_are_waited_for() -> None:
 
 
 def test_node_that_reads_for_others_is_waited_for_only_by_who_needs_its_disk() -> None:
-    needs = np.array([True, False, False])
-    waits = node_wait_s(np.array([2.0, 2.0, 0.0]), needs, np.array([1, 1, 0]), np.array([0, 0, 4]), 0.8)
-    assert waits.tolist() == [2.0, 0.0, 0.8]
+    needs = np.array([True, False])
+    waits = node_wait_s(np.array([2.0, 2.0]), needs, np.array([0, 0]), np.array([4, 4]), 0.8)
+    assert waits.tolist() == [2.0, 0.0]
+
+
+def test_load_without_a_seat_waits_for_as_many_ends_as_are_before_it() -> None:
+    waits = node_wait_s(
+        np.zeros(3), np.zeros(3, dtype=np.bool_), np.array([1, 2, 1]), np.array([4, 4, 1]), 0.8
+    )
+    assert waits.tolist() == [0.4, 0.8, 1.6]
 
 
 def test_uncached_tokens_cost_what_a_token_of_a_prompt_takes() -> None:
