@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from serverlessllm.cli import exit_codes
+from serverlessllm.cli.decision_text import why
 from serverlessllm.cli.session import Session, server_options
 from serverlessllm.cli.terminal import print_fields, print_json, print_table, show
 from serverlessllm.cli.units import age_text, duration_text
@@ -112,8 +113,7 @@ def _fields(view: RequestView) -> list[tuple[str, str]]:
 
 
 def _print_decision(what: str, decision: PlacementDecision) -> None:
-    chance = f", by a {decision.probability:.0%} chance among ties" if decision.probability < 1 else ""
-    click.echo(f"{what} {decision.picked or 'no agent'}{chance}")
+    click.echo(f"{what} {decision.picked or 'no agent'}: {why(decision)}")
     print_table(
         ("AGENT", "DEVICES", "SCORE", "TERMS"),
         (
