@@ -94,8 +94,9 @@ class Placer:
         attempt = await self._placements.claim(record.name, revision, link.agent_id, replica)
         place_ms = (self._clock.monotonic_s() - started_s) * 1e3
         self._keep("wake" if replica == FIRST_REPLICA else "replica", record, attempt, decision)
-        row, model = self._feed.row(link), self._feed.table.model(revision)
-        self._feed.order(row, model, self._reading_s(decision, row, model))
+        row, model = decision.picked or 0, self._feed.table.model(revision)
+        if self._feed.link(row) is link:
+            self._feed.order(row, model, self._reading_s(decision, row, model))
         outcome = "cancelled"
         try:
             result = await self._call(link, self._request(record, attempt, row))
@@ -117,7 +118,7 @@ class Placer:
         self._keep("warm", record, attempt, decision)
         started_s, outcome = self._clock.monotonic_s(), "cancelled"
         try:
-            request = self._request(record, attempt, self._feed.row(link), warm_only=True)
+            request = self._request(record, attempt, decision.picked or 0, warm_only=True)
             result = await self._call(link, request)
             outcome = "ready"
             return result

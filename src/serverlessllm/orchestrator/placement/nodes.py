@@ -65,6 +65,7 @@ class NodeTable:
         self.num_dram = np.zeros(num_models, dtype=np.int64)
         self._engine_bits: dict[str, int] = {}
         self._rows: dict[tuple[str, str], int] = {}
+        self._free: dict[int, None] = {}
         self._models: dict[str, int] = {}
         self._revisions: list[str] = []
 
@@ -82,15 +83,23 @@ class NodeTable:
         return sum(array.nbytes for array in (*arrays, *places))
 
     def row(self, agent_id: str, device_set: str) -> int:
-        """The row of that device set, made if it is new."""
+        """The row of that device set; a new one takes that of an agent that was lost, the longest gone first."""
         key = (agent_id, device_set)
         row = self._rows.get(key)
-        if row is None:
-            row = self._rows[key] = len(self.agent_ids)
+        if row is not None:
+            self._free.pop(row, None)
+            return row
+        if self._free:
+            row = next(iter(self._free))
+            del self._free[row], self._rows[self.agent_ids[row], self.device_sets[row]]
+            self.agent_ids[row], self.device_sets[row] = key
+        else:
+            row = len(self.agent_ids)
             self.agent_ids.append(agent_id)
             self.device_sets.append(device_set)
             if row >= len(self.engines):
                 self._grow_rows(2 * len(self.engines))
+        self._rows[key] = row
         return row
 
     def model(self, revision: str) -> int:
@@ -137,7 +146,8 @@ class NodeTable:
         self._rest(row, model)
 
     def clear(self, row: int) -> None:
-        """The agent is lost: nothing is known to be there, and it is not alive."""
+        """The agent is lost: nothing is known to be there, it is not alive, and its row may be taken by another."""
+        self._free[row] = None
         self.bools["is_alive"][row] = False
         for model in self.bound.of(row):
             self.set_bound(row, model, is_busy=None)

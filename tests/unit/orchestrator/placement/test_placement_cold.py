@@ -169,3 +169,12 @@ def test_agent_that_is_lost_keeps_nothing(scene: Scene) -> None:
     model = scene.table.model("m")
     assert (scene.table.num_bound[model], scene.table.num_dram[model]) == (0, 0)
     assert scene.picked() == "b"
+
+
+def test_new_agent_takes_the_row_of_one_that_left_and_nothing_of_what_it_had(scene: Scene) -> None:
+    scene.bind("a", "m", calls=1)
+    scene.table.clear(scene.rows["a"])
+    assert scene.table.row("c", "cpu") == scene.rows["a"]
+    assert scene.table.num_rows == 2
+    assert scene.table.row("a", "cpu") == 2
+    assert not scene.table.bound.of(scene.rows["a"])
