@@ -35,10 +35,12 @@ class BurstCluster:
         hardware: Hardware,
         artifacts: Sequence[Artifact],
         engine: EngineKind = "simulated",
+        max_replicas: int | None = None,
     ) -> None:
         """`artifacts` are of one size. Speeds hold for `simulated`; other engines are as fast as they are."""
         self.hardware = hardware
         self._engine = engine
+        self._max_replicas = max_replicas
         self._home = home
         self._artifacts = list(artifacts)
         self._stack = ExitStack()
@@ -101,7 +103,7 @@ class BurstCluster:
 
     async def _register(self, path: Path) -> None:
         store = await SqliteStore.open(path)
-        await register(store, self._artifacts, self.hardware, self._engine)
+        await register(store, self._artifacts, self.hardware, self._engine, self._max_replicas)
         await store.close()
 
     def _agent_flags(self) -> dict[str, str]:

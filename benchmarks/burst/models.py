@@ -33,7 +33,11 @@ def write_artifacts(parent: Path, hardware: Hardware, num_models: int) -> list[A
 
 
 async def register(
-    store: MetadataStore, artifacts: list[Artifact], hardware: Hardware, engine: EngineKind
+    store: MetadataStore,
+    artifacts: list[Artifact],
+    hardware: Hardware,
+    engine: EngineKind,
+    max_replicas: int | None,
 ) -> None:
     """Ready models, as if each had been added and converted; they keep awake until somebody needs their room."""
     options = {
@@ -53,6 +57,7 @@ async def register(
             nbytes=artifact.index.weights_nbytes,
             options=options if engine == "simulated" else {},
             keep_alive_s=3600.0,
+            max_replicas=max_replicas,
         )
         await store.put(Keys.model(record.name), encode(record))
 

@@ -36,7 +36,7 @@ HARDWARE = Hardware(
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[BurstCluster]:
     artifacts = write_artifacts(tmp_path / "artifacts", HARDWARE, NUM_MODELS)
-    with BurstCluster(tmp_path, HARDWARE, artifacts) as running:
+    with BurstCluster(tmp_path, HARDWARE, artifacts, max_replicas=1) as running:
         asyncio.run(running.prepare())
         yield running
 
