@@ -18,6 +18,8 @@ from benchmarks._harness.stats import percentile
 from serverlessllm.clock import SystemClock
 from serverlessllm.metadata.records import ModelRecord
 from serverlessllm.orchestrator.agent_link import AgentLink
+from serverlessllm.orchestrator.agents import Agents
+from serverlessllm.orchestrator.breakers import Breakers
 from serverlessllm.orchestrator.decisions import DecisionRing
 from serverlessllm.orchestrator.node_feed import NodeFeed
 from serverlessllm.orchestrator.placement.cold import Need, place
@@ -30,6 +32,7 @@ from serverlessllm.orchestrator.prefill_costs import PrefillCosts
 from serverlessllm.orchestrator.prompt import Prompt
 from serverlessllm.orchestrator.replicas import ReplicaTable
 from serverlessllm.orchestrator.routing import Routing
+from serverlessllm.telemetry.metrics import OrchestratorMetrics
 from serverlessllm.wire import openai
 from serverlessllm.wire.events import AgentEvent
 
@@ -115,7 +118,8 @@ def routed(num_replicas: int) -> Callable[[], object]:
         link = AgentLink(f"http://127.0.0.1:{index + 1}", "secret", clock, _Deaf())
         link.is_alive = True
         table.add(link, "m", "r", index + 1)
-    routing = Routing(table, costs, decisions, NodeFeed(), lambda: DEFAULT_WEIGHTS, clock)
+    breakers = Breakers(Agents([], "secret", clock, _Deaf()), OrchestratorMetrics())
+    routing = Routing(table, costs, decisions, NodeFeed(), lambda: DEFAULT_WEIGHTS, clock, breakers)
     record = ModelRecord(name="m", state="ready", engine="torch", source="/m", created_at_s=0.0, revision="r")
     text = "word " * 160
     body = b'{"model": "m", "messages": [{"role": "user", "content": "' + text.encode() + b'"}]}'

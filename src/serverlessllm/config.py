@@ -62,8 +62,25 @@ class OrchestratorConfig:
     max_held_requests: int = setting(
         1024, "Requests that may wait per model; more get 429 with Retry-After.", low=1
     )
+    max_held_total: int = setting(
+        8192, "Requests that may wait for models to wake in all; more get 429 with Retry-After.", low=1
+    )
     max_body_bytes: int = setting(8 * MIB, "Largest request body.", low=1024)
     max_retries: int = setting(3, "Silent retries of a request before its first byte.", low=0, high=16)
+    max_resumes: int = setting(
+        8, "How often a broken stream is continued before it ends with an error.", low=0, high=64
+    )
+    stall_timeout_s: float = setting(
+        30.0,
+        "How long a stream may bring no byte after its first token before it is continued elsewhere; 0: for ever.",
+        low=0.0,
+    )
+    num_workers: int = setting(
+        1,
+        "Processes that serve the port together, where one core is not enough (`sllm orchestrator` alone).",
+        low=1,
+        high=64,
+    )
     ingest_url: str = setting(
         "", "URL of the ingest service; empty: `sllm orchestrator` runs one of its own."
     )
@@ -86,6 +103,15 @@ class AgentConfig:
     tokenizer_cache_size: int = setting(16, "Parsed tokenizers and templates kept in memory.", low=1)
     advertise: str = setting(
         "", "URL at which orchestrators reach this agent; empty: that of `host` and `port`."
+    )
+    orphan_grace_s: float = setting(
+        30.0,
+        "How long a stream whose connection broke goes on and is kept, for a client that comes back; 0: not at all.",
+        low=0.0,
+        high=3600.0,
+    )
+    stopped_worker_grace_s: float = setting(
+        10.0, "How long a worker may be stopped (SIGSTOP) before it is ended; 0: for ever.", low=0.0
     )
     load_timeout_s: float = setting(
         120.0, "Longest load and bind of a replica before it counts as failed.", low=1.0
@@ -243,6 +269,21 @@ class MetadataConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """TLS of all listeners (front, agent, ingest) and of our clients."""
+
+    cert: str = setting(
+        "", "PEM file of our certificate and its chain; set: every listener speaks TLS alone."
+    )
+    key: str = setting("", "PEM file of its key, unless it is in `cert`.")
+    ca: str = setting(
+        "",
+        "PEM file of the authority of all our processes. Set: their certificates are checked against it instead of "
+        "the system's, and agents and ingest services ask for one of whoever calls.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All sections; a process reads those that it runs."""
 
@@ -258,6 +299,7 @@ class Config:
     ingest: IngestConfig = field(default_factory=IngestConfig)
     sources: SourcesConfig = field(default_factory=SourcesConfig)
     metadata: MetadataConfig = field(default_factory=MetadataConfig)
+    tls: TlsConfig = field(default_factory=TlsConfig)
 
     @property
     def data_path(self) -> Path:
@@ -379,6 +421,7 @@ RESERVED_ENV: Final = (
     "SLLM_CONFIG",
     "SLLM_API_KEY",
     "SLLM_URL",
+    "SLLM_CA",
     "SLLM_SECRET",
     "SLLM_METADATA_USER",
     "SLLM_METADATA_PASSWORD",

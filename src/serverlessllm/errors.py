@@ -12,6 +12,7 @@
     │   ├── NotFoundError            404  unknown model, request, key or path
     │   ├── MethodNotAllowedError    405
     │   ├── ConflictError            409  a name is taken, or a compare-and-swap was lost
+    │   ├── AnswerGoneError          410  the rest of a cut answer is not kept any more: ask anew
     │   ├── PayloadTooLargeError     413
     │   └── UnsupportedMediaTypeError 415
     ├── ServiceError                 our side; `retryable` says whether the same call may succeed
@@ -21,10 +22,14 @@
     │   ├── NoAgentError             503  no agent joined within the hold deadline
     │   ├── ShuttingDownError        503
     │   ├── HoldDeadlineError        504  the model did not wake within the hold deadline
+    │   │   └── RequestDeadlineError 504  the caller's own deadline passed
     │   ├── ReplicaGoneError         409  (agent → orchestrator) unbound meanwhile: place again
     │   ├── StaleAttemptError        409  (agent → orchestrator) a newer attempt owns the replica
+    │   ├── CannotResumeError        409  (agent → orchestrator) another prompt or text than the cut stream's
     │   ├── EngineError              500  an engine reported a failure of its own
     │   ├── UnreachableError         503  (in a client) no server answers at the address
+    │   │   └── StalledError              (in a client) the connection is there, but no byte comes
+    │   │   └── CertificateError     503  (in a client) TLS failed: a certificate is wrong, and says which
     │   └── MetadataUnavailableError 503  the metadata store cannot be reached
     ├── CheckpointError              400  a checkpoint is not what it claims; `param` names where
     │   ├── CheckpointFormatError         structure: magic, version, overlap, names, sizes, …
@@ -32,6 +37,7 @@
     │   └── UnsupportedCheckpointError    valid, but of a kind that we do not read or run
     ├── CapacityError                503  no room in the arena or on disk now
     ├── WireError                    400  a frame or event between our own processes is malformed
+    │   └── WireVersionError     400  the other process is of a version that we do not understand
     └── ConfigError                  400  a setting is unknown or out of range
 
 Each class is one decision that a caller can take. HTTP bodies have OpenAI's shape (`as_openai`).
@@ -158,6 +164,13 @@ class ConflictError(RequestError):
     http_status = 409
 
 
+class AnswerGoneError(RequestError):
+    """The rest of a cut stream is nowhere any more: it ended, was cancelled, or nobody came back in time."""
+
+    code = "answer_gone"
+    http_status = 410
+
+
 class PayloadTooLargeError(RequestError):
     """Body, header or field above its bound."""
 
@@ -228,11 +241,29 @@ class UnreachableError(ServiceError):
     http_status = 503
 
 
+class CertificateError(UnreachableError):
+    """In a client of ours: TLS failed. The message says whose certificate is wrong and what to do."""
+
+    code = "certificate_error"
+
+
+class StalledError(UnreachableError):
+    """In a client of ours: an answer that had begun went silent for longer than is waited for."""
+
+    code = "stalled"
+
+
 class HoldDeadlineError(ServiceError):
     """The model did not wake within the hold deadline, or the request's own deadline passed."""
 
     code = "hold_deadline_exceeded"
     http_status = 504
+
+
+class RequestDeadlineError(HoldDeadlineError):
+    """The deadline that the caller set with `x-request-timeout` or `x-ttft-timeout` passed; `param` says which."""
+
+    code = "request_deadline_exceeded"
 
 
 class ReplicaGoneError(ServiceError):
@@ -248,6 +279,13 @@ class StaleAttemptError(ServiceError):
     code = "stale_attempt"
     http_status = 409
     retryable = False
+
+
+class CannotResumeError(ServiceError):
+    """Agent → orchestrator: a cut stream cannot go on here: this agent would not have written its beginning."""
+
+    code = "cannot_resume"
+    http_status = 409
 
 
 class EngineError(ServiceError):
@@ -307,6 +345,12 @@ class WireError(SllmError):
 
     code = "wire_error"
     http_status = 400
+
+
+class WireVersionError(WireError):
+    """The other process speaks a version that is no neighbour of ours: one of both must be upgraded."""
+
+    code = "wire_version"
 
 
 class ConfigError(SllmError):

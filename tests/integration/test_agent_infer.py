@@ -27,7 +27,8 @@ STUCK = {"prefill_s": 600.0}
 
 @pytest.fixture
 async def node(tmp_path: Path) -> AsyncIterator[AgentClient]:
-    async with running_agent(tmp_path) as client:
+    """Without orphans: who leaves a stream ends it."""
+    async with running_agent(tmp_path, agent={"orphan_grace_s": 0.0}) as client:
         yield client
 
 

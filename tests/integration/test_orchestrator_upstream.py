@@ -66,7 +66,7 @@ async def test_request_is_framed_and_the_answer_read() -> None:
         writer.write(OK)
 
     async with upstream_to(script) as upstream:
-        response = await upstream.post("/infer", b"x-one: 1\r\n", b'{"a":1}')
+        response = await upstream.send("POST", "/infer", b"x-one: 1\r\n", b'{"a":1}')
         assert (response.status, response.headers["x-a"]) == (200, "b")
         assert await response.read_all(10) == b"hi"
     assert seen[0].startswith(b"POST /infer HTTP/1.1\r\nhost: 127.0.0.1:")
@@ -76,7 +76,7 @@ async def test_request_is_framed_and_the_answer_read() -> None:
 async def test_finished_connection_is_used_again() -> None:
     async with upstream_to(answering(OK, OK)) as upstream:
         for _ in range(2):
-            response = await upstream.post("/", b"", b"")
+            response = await upstream.send("POST", "/", b"", b"")
             await response.read_all(10)
             response.close()
         assert upstream.num_open == 1
@@ -85,21 +85,21 @@ async def test_finished_connection_is_used_again() -> None:
 async def test_kept_connection_that_was_closed_meanwhile_is_replaced_in_silence() -> None:
     async with upstream_to(answering(OK)) as upstream:
         for _ in range(3):
-            response = await upstream.post("/", b"", b"")
+            response = await upstream.send("POST", "/", b"", b"")
             assert await response.read_all(10) == b"hi"
             response.close()
 
 
 async def test_unread_answer_closes_its_connection() -> None:
     async with upstream_to(answering(OK, OK)) as upstream:
-        (await upstream.post("/", b"", b"")).close()
+        (await upstream.send("POST", "/", b"", b"")).close()
         await eventually(lambda: not upstream.num_open)
 
 
 async def test_cut_body_is_an_error_after_what_arrived() -> None:
     cut = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n5\r\nde"
     async with upstream_to(answering(cut)) as upstream:
-        response = await upstream.post("/", b"", b"")
+        response = await upstream.send("POST", "/", b"", b"")
         arrived = b""
         with pytest.raises(UnreachableError):
             while part := await response.read():
@@ -110,12 +110,12 @@ async def test_cut_body_is_an_error_after_what_arrived() -> None:
 async def test_connection_closed_without_an_answer_is_unreachable() -> None:
     async with upstream_to(answering(b"")) as upstream:
         with pytest.raises(UnreachableError):
-            await upstream.post("/", b"", b"")
+            await upstream.send("POST", "/", b"", b"")
 
 
 async def test_nobody_listening_is_unreachable() -> None:
     with pytest.raises(UnreachableError, match="127.0.0.1:1"):
-        await Upstream("http://127.0.0.1:1").post("/", b"", b"")
+        await Upstream("http://127.0.0.1:1").send("POST", "/", b"", b"")
 
 
 @pytest.mark.parametrize(
@@ -130,12 +130,12 @@ async def test_nobody_listening_is_unreachable() -> None:
 async def test_malformed_or_oversized_head_is_a_wire_error(answer: bytes) -> None:
     async with upstream_to(answering(answer)) as upstream:
         with pytest.raises(WireError):
-            await upstream.post("/", b"", b"")
+            await upstream.send("POST", "/", b"", b"")
 
 
 async def test_answer_above_its_bound_is_refused() -> None:
     async with upstream_to(answering(OK)) as upstream:
-        response = await upstream.post("/", b"", b"")
+        response = await upstream.send("POST", "/", b"", b"")
         with pytest.raises(WireError):
             await response.read_all(1)
 
@@ -154,7 +154,7 @@ async def test_slow_reader_slows_the_sender() -> None:
         writer.write(b"0\r\n\r\n")
 
     async with upstream_to(script) as upstream:
-        response = await upstream.post("/", b"", b"")
+        response = await upstream.send("POST", "/", b"", b"")
         last = -1
         while num_sent > last:  # until the sender stands still
             last = num_sent
@@ -179,13 +179,13 @@ async def test_cancelled_request_closes_its_connection() -> None:
             gone.set()
 
     async with upstream_to(script) as upstream:
-        call = asyncio.create_task(upstream.post("/", b"", b""))
+        call = asyncio.create_task(upstream.send("POST", "/", b"", b""))
         await eventually(lambda: upstream.num_open)
         call.cancel()
         await asyncio.wait_for(gone.wait(), 30)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:80", "ftp://a:1", "http://no-port", "https://a:1"])
+@pytest.mark.parametrize("address", ["127.0.0.1:80", "ftp://a:1", "http://no-port", "https://no-port"])
 def test_other_addresses_are_refused(address: str) -> None:
-    with pytest.raises(ConfigError, match="http://host:port"):
+    with pytest.raises(ConfigError, match="host:port"):
         Upstream(address)

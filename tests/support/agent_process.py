@@ -51,6 +51,10 @@ class AgentProcess:
     def pid(self) -> int:
         return self._running().pid
 
+    @property
+    def url(self) -> str:
+        return self._url
+
     def start(self) -> None:
         """Start, and wait until it answers."""
         command = [sys.executable, "-m", "support.agent_process", self._settings]
@@ -66,6 +70,10 @@ class AgentProcess:
         """`kill -9`: no clean-up runs."""
         self._running().kill()
         self._end()
+
+    def signal(self, number: signal.Signals) -> None:
+        """SIGSTOP, SIGCONT, …"""
+        self._running().send_signal(number)
 
     def load(self, directory: Path, *, model: str = "m", attempt: int = 1, **fields: Any) -> httpx.Response:
         """`POST /load` of the revision that the directory is named after."""
@@ -100,7 +108,9 @@ class AgentProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._running().send_signal(signal.SIGTERM)
+        if self._running().poll() is None:
+            self._running().send_signal(signal.SIGCONT)
+            self._running().send_signal(signal.SIGTERM)
         self._end()
 
 

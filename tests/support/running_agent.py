@@ -7,7 +7,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -25,11 +25,14 @@ from serverlessllm.engine.simulated.engine import expected_ids
 from serverlessllm.text.tokenizer import TextModel
 from serverlessllm.wire.agent import SECRET_HEADER, AgentStatus, InferHeaders, LoadResult
 from serverlessllm.wire.openai import Endpoint
+from serverlessllm.wire.resume import CONTENT_TYPE, ResumeHead, encode_resume
+from serverlessllm.wire.run_name import RunName
 from support.simulated_artifact import VOCAB_SIZE
 
 SECRET: Final = "test-secret"
 POLL_S: Final = 0.01
 PATIENCE_S: Final = 30.0
+LAST_RUN: Final = RunName("default", "req-1", seed=7)
 CHAT: Final[list[dict[str, Any]]] = [{"role": "user", "content": "Tell me a short story."}]
 
 
@@ -144,19 +147,39 @@ class AgentClient:
         **headers: Any,
     ) -> Reply:
         """`POST /infer`: a chat of `max_tokens` 8 unless `body` says otherwise. `on_line` sees a growing stream."""
-        default: dict[str, Any] = {"model": model, "max_tokens": 8}
-        default |= {"messages": CHAT} if endpoint == "chat" else {"prompt": "Once upon a time"}
         sent = infer_headers(artifact, model, endpoint, **headers).encode() | {SECRET_HEADER: SECRET}
-        data = json.dumps(default | (body or {}))
+        data = infer_body(model, endpoint, body)
         async with self.session.post(f"{self.url}/infer", data=data, headers=sent) as response:
-            reply = Reply(response.status, dict(response.headers))
-            if "event-stream" not in response.content_type:
-                reply.body = await response.json(content_type=None)
-                return reply
-            async for line in response.content:
-                reply.add_line(line.decode().rstrip("\n"))
-                on_line(reply)
-            return reply
+            return await _read(response, on_line)
+
+    async def resume(
+        self,
+        artifact: Artifact,
+        head: ResumeHead,
+        body: dict[str, Any] | None = None,
+        *,
+        model: str = "m",
+        endpoint: Endpoint = "chat",
+        **headers: Any,
+    ) -> Reply:
+        """`POST /infer` of a request whose answer was begun elsewhere: the next run of it."""
+        sent = infer_headers(artifact, model, endpoint, **{"hop": 1} | headers).encode()
+        sent |= {SECRET_HEADER: SECRET, "content-type": CONTENT_TYPE}
+        data = encode_resume(head, infer_body(model, endpoint, body))
+        async with self.session.post(f"{self.url}/infer", data=data, headers=sent) as response:
+            return await _read(response)
+
+    async def attach(self, from_seq: int, name: RunName = LAST_RUN) -> Reply:
+        """`GET /infer/{request_id}`: the rest of a stream that runs or ran here."""
+        url = f"{self.url}/infer/{name.request_id}?from={from_seq}"
+        async with self.session.get(url, headers=name.encode() | {SECRET_HEADER: SECRET}) as response:
+            return await _read(response)
+
+    async def cancel(self, name: RunName = LAST_RUN) -> Reply:
+        """`DELETE /infer/{request_id}`."""
+        url = f"{self.url}/infer/{name.request_id}"
+        async with self.session.delete(url, headers=name.encode() | {SECRET_HEADER: SECRET}) as response:
+            return await _read(response)
 
     async def status(self) -> AgentStatus:
         """`GET /status`."""
@@ -172,6 +195,28 @@ class AgentClient:
                 return status
             assert time.monotonic() < deadline_s, status
             await asyncio.sleep(POLL_S)
+
+
+async def _read(
+    response: aiohttp.ClientResponse, on_line: Callable[[Reply], None] = lambda reply: None
+) -> Reply:
+    """An answer to its end; one that is cut is what came of it."""
+    reply = Reply(response.status, dict(response.headers))
+    if "event-stream" not in response.content_type:
+        reply.body = await response.json(content_type=None)
+        return reply
+    with suppress(aiohttp.ClientPayloadError):
+        async for line in response.content:
+            reply.add_line(line.decode().rstrip("\n"))
+            on_line(reply)
+    return reply
+
+
+def infer_body(model: str, endpoint: Endpoint, changes: dict[str, Any] | None = None) -> bytes:
+    """A client's body: 8 tokens unless `changes` say otherwise."""
+    default: dict[str, Any] = {"model": model, "max_tokens": 8}
+    default |= {"messages": CHAT} if endpoint == "chat" else {"prompt": "Once upon a time"}
+    return json.dumps(default | (changes or {})).encode()
 
 
 def infer_headers(artifact: Artifact, model: str, endpoint: Endpoint, **changes: Any) -> InferHeaders:

@@ -26,6 +26,9 @@ from serverlessllm.agent.load_messages import bandwidths
 from serverlessllm.agent.loads import Loads
 from serverlessllm.agent.replica import Replica, ReplicaKey
 from serverlessllm.agent.reporter import Reporter
+from serverlessllm.agent.running_answer import RunningAnswer
+from serverlessllm.agent.running_answers import RunningAnswers
+from serverlessllm.agent.stopped_workers import StoppedWorkers
 from serverlessllm.arena.arena import Arena
 from serverlessllm.arena.prefault import Prefaulter
 from serverlessllm.clock import Clock
@@ -61,6 +64,7 @@ from serverlessllm.wire.agent import (
     UnloadResult,
 )
 from serverlessllm.wire.events import HEARTBEAT_S, SlotsChanged, Snapshot
+from serverlessllm.wire.resume import ResumeHead
 
 MAX_ENCODINGS: Final = 2
 """Prompts encoded at once: each keeps a core busy, and more would only delay what the engines compute."""
@@ -87,6 +91,7 @@ class Agent:
         self.engines = list(installed_engines(config) if engines is None else engines)
         self.metrics = AgentMetrics()
         self.events = EventLog(self.boot_id, clock)
+        self.answers = RunningAnswers(config.agent.orphan_grace_s, self.metrics)
         self.is_running = False
         self._clock = clock
         self._encoding = asyncio.Semaphore(MAX_ENCODINGS)
@@ -143,6 +148,7 @@ class Agent:
         self._tasks = [
             asyncio.create_task(self._ready_adopted(arena.adopted)),
             asyncio.create_task(self._watch_slots()),
+            asyncio.create_task(StoppedWorkers(self._worker_pids, config.agent.stopped_worker_grace_s).run()),
         ]
         self.is_running = True
 
@@ -154,6 +160,7 @@ class Agent:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.answers.stop()
         await asyncio.to_thread(self._prefault.stop)
         await self._loads.stop()
         self._parts.reporter.close()
@@ -195,12 +202,13 @@ class Agent:
         is_dropped = request.drop_bytes and self._drop_bytes(request.revision)
         return UnloadResult(unloaded=replica is not None or is_dropped)
 
-    def infer(self, headers: InferHeaders, body: bytes) -> Inference:
-        """`POST /infer`: the request at its replica, not started yet.
+    def infer(self, headers: InferHeaders, body: bytes, resumed: ResumeHead | None = None) -> Inference:
+        """`POST /infer`: the request at its replica, not started yet; `resumed` where its answer was begun elsewhere.
 
-        Raises: ReplicaGoneError when no replica is ready here; InvalidRequestError, UnsupportedFieldError.
+        Raises: ReplicaGoneError when no replica is ready here; InvalidRequestError, UnsupportedFieldError;
+        CannotResumeError.
         """
-        return Inference(headers, body, self._replica(headers), self._clock, self._encoding)
+        return Inference(headers, body, self._replica(headers), self._clock, self._encoding, resumed)
 
     def embed(self, headers: InferHeaders, body: bytes) -> Embeddings:
         """`POST /infer` for embeddings. Raises: ReplicaGoneError, InvalidRequestError."""
@@ -215,9 +223,9 @@ class Agent:
             )
         return replica
 
-    def note_tokens(self, inference: Inference) -> None:
+    def note_tokens(self, work: Inference | RunningAnswer) -> None:
         """Count what a request generated, once it is over."""
-        self.metrics.generated_tokens.labels(inference.headers.model).inc(inference.num_tokens)
+        self.metrics.generated_tokens.labels(work.headers.model).inc(work.num_sampled)
 
     def status(self) -> AgentStatus:
         """`GET /status`."""
@@ -272,6 +280,11 @@ class Agent:
         if any(not replica.is_idle for replica in replicas):
             return True
         return any(state.num_priming for state in self._parts.slots.states().values())
+
+    def _worker_pids(self) -> list[int]:
+        """Of every replica that has a worker."""
+        pids = [replica.pid for replica in self._loads.replicas.values()]
+        return [pid for pid in pids if pid is not None]
 
     def _bound_revisions(self) -> list[str]:
         """Of every replica that is not gone."""

@@ -6,7 +6,7 @@ Pure but for its own state. Knows no HTTP and no engine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from serverlessllm.agent.logprobs import SpelledChoice, spell
@@ -91,6 +91,19 @@ class Answer:
         if logprobs is not None:
             self._held_logprobs = []
         return Piece(parsed.text, token_ids, seq, self.finish, self._choice, logprobs, tuple(parsed.calls))
+
+    def replay(self, token_ids: Sequence[int]) -> list[Piece]:
+        """Take ids that were delivered before, as if they were sampled now: the same pieces, without numbers and
+        log-probabilities. Afterwards no id is held back."""
+        pieces = []
+        for token_id in token_ids:
+            piece = self.push(TokenEvent("", token_id), 0)
+            if piece is not None:
+                pieces.append(piece)
+            if self.finish is not None:
+                break
+        self._held_ids = []
+        return pieces
 
     def _read_calls(self, text: str) -> Parsed:
         """Part calls from text; they decide how the answer finishes."""

@@ -17,7 +17,7 @@ import msgspec
 from aiohttp import web
 
 from serverlessllm.agent.agent import Agent
-from serverlessllm.agent.stream import answer, answer_embeddings
+from serverlessllm.agent.stream import answer_embeddings, answer_stream, answer_whole
 from serverlessllm.errors import (
     AuthenticationError,
     InvalidRequestError,
@@ -25,11 +25,16 @@ from serverlessllm.errors import (
     NotFoundError,
     PayloadTooLargeError,
     SllmError,
+    WireVersionError,
 )
 from serverlessllm.telemetry import metrics
-from serverlessllm.wire.agent import SECRET_HEADER, InferHeaders, LoadRequest, UnloadRequest
+from serverlessllm.wire import is_compatible, refusal
+from serverlessllm.wire.agent import SECRET_HEADER, WIRE_HEADER, InferHeaders, LoadRequest, UnloadRequest
 from serverlessllm.wire.disk import CleanNode
 from serverlessllm.wire.openai import field_error
+from serverlessllm.wire.resume import CONTENT_TYPE as RESUME_CONTENT_TYPE
+from serverlessllm.wire.resume import MAX_HEAD_BYTES, decode_resume
+from serverlessllm.wire.run_name import CancelResult, RunName
 
 AGENT: Final = web.AppKey("agent", Agent)
 OPEN_PATHS: Final = ("/metrics", "/healthz")
@@ -49,6 +54,8 @@ def create_app(agent: Agent) -> web.Application:
     app.router.add_post("/load", _load)
     app.router.add_post("/unload", _unload)
     app.router.add_post("/infer", _infer)
+    app.router.add_get("/infer/{request_id}", _attach, allow_head=False)
+    app.router.add_delete("/infer/{request_id}", _cancel)
     app.router.add_get("/events", _events, allow_head=False)
     app.router.add_get("/status", _status)
     app.router.add_get("/disk", _disk)
@@ -91,7 +98,14 @@ async def _secret(request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get(SECRET_HEADER, "").encode("utf-8", "surrogateescape")
         if not hmac.compare_digest(given, request.app[AGENT].secret.encode()):
             raise AuthenticationError(f"header {SECRET_HEADER}: missing, or not this cluster's secret")
+        _check_version(request.headers.get(WIRE_HEADER, ""))
     return await handler(request)
+
+
+def _check_version(text: str) -> None:
+    """Raises WireVersionError for a caller of a version that we do not understand; one that says none is old."""
+    if text.isascii() and text.isdigit() and len(text) <= 9 and not is_compatible(int(text)):
+        raise WireVersionError(f"{WIRE_HEADER}: who calls this agent: {refusal(int(text))}", source="agent")
 
 
 async def _load(request: web.Request) -> web.Response:
@@ -104,14 +118,35 @@ async def _unload(request: web.Request) -> web.Response:
 
 async def _infer(request: web.Request) -> web.StreamResponse:
     agent = request.app[AGENT]
-    headers = InferHeaders.decode(request.headers)
+    headers, resumed = InferHeaders.decode(request.headers), None
+    if request.content_type == RESUME_CONTENT_TYPE:
+        max_bytes = agent.config.orchestrator.max_body_bytes + MAX_HEAD_BYTES
+        resumed, body = decode_resume(await request.clone(client_max_size=max_bytes).read())
+    else:
+        body = await request.read()
     if headers.endpoint == "embeddings":
-        return await answer_embeddings(agent.embed(headers, await request.read()))
-    inference = agent.infer(headers, await request.read())
+        return await answer_embeddings(agent.embed(headers, body))
+    inference = agent.infer(headers, body, resumed)
+    if inference.request.is_stream:
+        running = agent.answers.start(inference, agent.note_tokens)
+        async with agent.answers.reading(running):
+            return await answer_stream(request, running, 0 if resumed is None else resumed.seq)
     try:
-        return await answer(request, inference)
+        return await answer_whole(inference)
     finally:
         agent.note_tokens(inference)
+
+
+async def _attach(request: web.Request) -> web.StreamResponse:
+    agent = request.app[AGENT]
+    running = agent.answers.find(RunName.decode(request.match_info["request_id"], request.headers))
+    async with agent.answers.reading(running):
+        return await answer_stream(request, running, _from_seq(request.query.get("from")) or 0)
+
+
+async def _cancel(request: web.Request) -> web.Response:
+    name = RunName.decode(request.match_info["request_id"], request.headers)
+    return _json(CancelResult(await request.app[AGENT].answers.cancel(name)))
 
 
 async def _events(request: web.Request) -> web.StreamResponse:

@@ -106,6 +106,10 @@ class ChunkWriter:
         self._include_usage = include_usage
         self._num_characters: dict[int, int] = {}
 
+    def continue_choice(self, choice: int, num_characters: int) -> None:
+        """Its first chunks were written elsewhere; offsets of log-probabilities count from `num_characters`."""
+        self._num_characters[choice] = num_characters
+
     def chunk(self, piece: Piece) -> bytes:
         """The next chunk of a stream."""
         usage = None if self._include_usage else UNSET

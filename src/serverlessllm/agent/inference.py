@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
@@ -18,10 +18,13 @@ from blake3 import blake3
 
 from serverlessllm.agent.answer import Answer, Piece
 from serverlessllm.agent.chat_prompt import template_messages, template_tools
+from serverlessllm.agent.continuation import Continuation
+from serverlessllm.agent.kv_request import KvRequest
 from serverlessllm.agent.queue import NO_DEADLINE_S
 from serverlessllm.agent.replica import Replica
 from serverlessllm.agent.tooling import Tooling
 from serverlessllm.clock import Clock
+from serverlessllm.engine.slot import Slot
 from serverlessllm.errors import ContextLengthError, HoldDeadlineError, InvalidRequestError
 from serverlessllm.text.stop_strings import StopStrings
 from serverlessllm.text.tokenizer import AlignedPrompt, TextModel
@@ -29,6 +32,7 @@ from serverlessllm.types import adapter_salt
 from serverlessllm.wire import openai
 from serverlessllm.wire.agent import InferHeaders, InferTiming
 from serverlessllm.wire.openai import ChatRequest, CompletionRequest, PromptTokensDetails, TextEndpoint, Usage
+from serverlessllm.wire.resume import ResumeHead
 from serverlessllm.wire.worker import Generate, TokenEvent
 
 
@@ -36,18 +40,26 @@ class Inference:
     """`pieces` once, inside `within_deadline`. `timing` is there with the first piece, `usage` after the last."""
 
     def __init__(
-        self, headers: InferHeaders, body: bytes, replica: Replica, clock: Clock, encoding: asyncio.Semaphore
+        self,
+        headers: InferHeaders,
+        body: bytes,
+        replica: Replica,
+        clock: Clock,
+        encoding: asyncio.Semaphore,
+        resumed: ResumeHead | None = None,
     ) -> None:
-        """`encoding` bounds how many prompts are encoded at once.
+        """`encoding` bounds how many prompts are encoded at once. `resumed`: the answer was begun elsewhere.
 
-        Raises: InvalidRequestError, UnsupportedFieldError naming the field.
+        Raises: InvalidRequestError, UnsupportedFieldError naming the field; CannotResumeError.
         """
         self.headers = headers
         self.endpoint: TextEndpoint = "chat" if headers.endpoint == "chat" else "completions"
         self.request = openai.parse(self.endpoint, body)
         self.prompt_ids: list[int] = []
         self.timing: InferTiming | None = None
-        self.num_tokens = 0
+        self.continued = None if resumed is None else Continuation(resumed, self.request.num_choices)
+        self.num_tokens = 0 if resumed is None else resumed.num_tokens
+        self._seq = 0 if resumed is None else resumed.seq
         self._replica = replica
         self._clock = clock
         self._encoding = encoding
@@ -61,10 +73,27 @@ class Inference:
         return blake3(array("I", self.prompt_ids).tobytes()).hexdigest()[:32]
 
     @property
+    def num_sampled(self) -> int:
+        """Ids that were sampled here."""
+        return self.num_tokens - (0 if self.continued is None else self.continued.head.num_tokens)
+
+    def num_spelled(self, token_ids: Sequence[int]) -> int:
+        """Characters of ids, each spelled alone, as offsets of log-probabilities count them; 0 where none are."""
+        if self.request.num_logprobs < 0:
+            return 0
+        token_bytes = self._replica.text.token_bytes
+        return sum(len(token_bytes(token_id).decode("utf-8", "replace")) for token_id in token_ids)
+
+    @property
+    def last_seq(self) -> int:
+        """Of the last piece: ids generated so far, over all choices."""
+        return self._seq
+
+    @property
     def usage(self) -> Usage:
         """Counts so far; every sampled id counts, stop ids included."""
         num_prompt = len(self.prompt_ids)
-        num_cached = 0 if self.timing is None else self.timing.cached_tokens
+        num_cached = 0 if self.timing is None else min(self.timing.cached_tokens, num_prompt)
         details = PromptTokensDetails(cached_tokens=num_cached)
         return Usage(num_prompt, self.num_tokens, num_prompt + self.num_tokens, details)
 
@@ -82,8 +111,8 @@ class Inference:
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """The answer, its choices as they come. Close it early (`contextlib.aclosing`) to cancel it wherever it is.
 
-        Raises: ContextLengthError, InvalidRequestError before the first piece; ReplicaGoneError, QueueFullError,
-        HoldDeadlineError while it waits; WorkerLostError, EngineError at any time.
+        Raises: ContextLengthError, InvalidRequestError, CannotResumeError before the first piece; ReplicaGoneError,
+        QueueFullError, HoldDeadlineError while it waits; WorkerLostError, EngineError at any time.
         """
         text = self._replica.text
         tooling = Tooling(self.request, text)
@@ -93,6 +122,11 @@ class Inference:
         spellings = await text.spellings() if generate.grammar else None
         answers = [self._answer(text, choice, tooling) for choice in range(self.request.num_choices)]
         ended: set[int] = set()
+        missing = await self._continue(answers, ended, generate.max_tokens)
+        if len(ended) == len(answers):
+            for piece in missing:
+                yield piece
+            return
         queued_s = self._clock.monotonic_s()
         async with self._replica.turn(self.headers.priority, self._deadline_s) as slot:
             queue_ms = (self._clock.monotonic_s() - queued_s) * 1e3
@@ -101,23 +135,63 @@ class Inference:
             if self.headers.adapter:
                 directory = Path(self.headers.adapter_artifact)
                 await self._replica.load_adapter(slot, self.headers.adapter, directory)
-            salt = adapter_salt(self.headers.cache_salt, self.headers.adapter)
-            cached = self._replica.follow_cache(salt, self.request, prompt)
-            async with aclosing(slot.generate(generate, len(answers), ended)) as events:
-                async for event in events:
-                    answer = answers[event.choice]
-                    if event.choice in ended:
-                        continue  # sampled before the engine knew of the stop string
-                    self._note(event, queue_ms)
-                    piece = answer.push(event, self.num_tokens)
-                    if piece is not None:
-                        if cached is not None:
-                            cached.push(piece)
-                        yield piece
-                    if answer.finish is not None:
-                        ended.add(event.choice)
-                        if len(ended) == len(answers):
-                            return
+            cached = self._follow_cache(prompt)
+            for piece in missing:
+                yield piece
+            async with aclosing(self._sampled(slot, generate, answers, ended, queue_ms)) as pieces:
+                async for piece in pieces:
+                    if cached is not None:
+                        cached.push(piece)
+                    yield piece
+
+    def _follow_cache(self, prompt: AlignedPrompt) -> KvRequest | None:
+        """What tells of the cached chunks of the prompt, and of the answer from its beginning on."""
+        salt = adapter_salt(self.headers.cache_salt, self.headers.adapter)
+        cached = self._replica.follow_cache(salt, self.request, prompt)
+        if cached is not None and self.continued is not None:
+            for piece in self.continued.told:
+                cached.push(piece)
+        return cached
+
+    async def _sampled(
+        self, slot: Slot, generate: Generate, answers: list[Answer], ended: set[int], queue_ms: float
+    ) -> AsyncGenerator[Piece, None]:
+        """The pieces that the engine's ids make; closed with the generator that reads it."""
+        generated = () if self.continued is None else self.continued.generated
+        async with aclosing(slot.generate(generate, len(answers), ended, generated)) as events:
+            async for event in events:
+                answer = answers[event.choice]
+                if event.choice in ended:
+                    continue  # sampled before the engine knew of the stop string
+                self._note(event, queue_ms)
+                # Ids that were held back when a stream was cut are counted in its last seq: catch up, never repeat.
+                piece = answer.push(event, max(self.num_tokens, self._seq + 1))
+                if piece is not None:
+                    self._seq = piece.seq
+                    yield piece
+                if answer.finish is not None:
+                    ended.add(event.choice)
+                    if len(ended) == len(answers):
+                        return
+
+    async def _continue(self, answers: list[Answer], ended: set[int], max_tokens: int) -> list[Piece]:
+        """Bring a continued answer to where its reader is; returns what he lacks of it, if anything."""
+        continued = self.continued
+        if continued is None:
+            return []
+        continued.check_prompt(self.prompt_digest)
+        async with self._encoding:
+            replayed = await asyncio.to_thread(continued.replay, answers)
+        missing = [continued.missing(index, pieces) for index, pieces in replayed.items()]
+        ended |= continued.ended
+        for index in replayed:
+            if answers[index].finish is not None:
+                ended.add(index)
+            elif len(continued.generated[index]) >= max_tokens:  # a smaller context than where it began
+                ended.add(index)
+                missing.append(Piece("", [], self._seq, "length", index))
+        continued.told = [piece for pieces in replayed.values() for piece in pieces]
+        return [piece for piece in missing if piece is not None]
 
     def _answer(self, text: TextModel, choice: int, tooling: Tooling) -> Answer:
         token_bytes = text.token_bytes if self.request.num_logprobs >= 0 else None
@@ -126,6 +200,8 @@ class Inference:
 
     async def _encode(self, text: TextModel, tooling: Tooling) -> AlignedPrompt:
         request = self.request
+        if self.continued is not None and self.continued.head.prompt_ids:
+            return AlignedPrompt(self.continued.head.prompt_ids)
         async with self._encoding:
             if isinstance(request, ChatRequest):
                 messages = template_messages(request.messages, tooling.syntax)

@@ -2,7 +2,8 @@
 """An answer over HTTP: as a stream of events, or as one JSON object. The grammar is `wire/sse.py`'s.
 
 Headers leave with the first piece, so that whatever fails before has a status of its own; what fails later is an
-event. A client that leaves cancels the handler, which closes the pieces, which cancels the request in the engine.
+event. Who leaves a whole answer cancels it: its handler is cancelled, which closes the pieces, which cancels the
+request in the engine. Who leaves a stream leaves it running (`running_answers.py`).
 """
 
 from __future__ import annotations
@@ -15,88 +16,68 @@ from aiohttp import web
 from serverlessllm.agent.chunks import ChunkWriter
 from serverlessllm.agent.embedding import Embeddings
 from serverlessllm.agent.inference import Inference
-from serverlessllm.errors import SllmError
+from serverlessllm.agent.running_answer import RunningAnswer
 from serverlessllm.wire import sse
-from serverlessllm.wire.agent import AGENT_TIMING_HEADER, REQUEST_ID_HEADER
+from serverlessllm.wire.agent import (
+    AGENT_TIMING_HEADER,
+    CREATED_HEADER,
+    HOP_HEADER,
+    REQUEST_ID_HEADER,
+    SEED_HEADER,
+    InferHeaders,
+    InferTiming,
+)
 
 
-async def answer(request: web.Request, inference: Inference) -> web.StreamResponse:
-    """Run it to its end. Raises: what `Inference.pieces` raises before the first piece, and HoldDeadlineError."""
-    if inference.request.is_stream:
-        return await _stream(request, inference)
-    return await _whole(inference)
+async def answer_whole(inference: Inference) -> web.Response:
+    """Run it to its end, as one object. Raises as `Inference.pieces`, and HoldDeadlineError."""
+    async with inference.within_deadline(), aclosing(inference.pieces()) as stream:
+        pieces = [piece async for piece in stream]
+    headers = inference.headers
+    writer = ChunkWriter(inference.endpoint, headers.request_id, headers.created_s, inference.request.model)
+    body = writer.completion(pieces, inference.usage)
+    return web.Response(
+        body=body, content_type="application/json", headers=_headers(headers, inference.timing)
+    )
+
+
+async def answer_stream(request: web.Request, running: RunningAnswer, from_seq: int) -> web.StreamResponse:
+    """Write what follows `from_seq` until it ends. Raises what came instead of the first event; AnswerGoneError.
+
+    Where the agent stops, the connection is cut: an answer without `[DONE]` must not look whole.
+    """
+    await running.begun()
+    running.check_kept(from_seq)
+    response = web.StreamResponse(
+        headers={
+            "Content-Type": "text/event-stream",
+            "Cache-Control": "no-cache",
+            HOP_HEADER: str(running.headers.hop),
+            SEED_HEADER: str(running.headers.seed),
+            CREATED_HEADER: str(running.headers.created_s),
+            **_headers(running.headers, running.timing),
+        }
+    )
+    await response.prepare(request)
+    data = b""
+    async with aclosing(running.follow(from_seq)) as events:
+        async for data in events:
+            await response.write(data)
+    if not data.endswith(sse.DONE) and request.transport is not None:
+        request.transport.abort()
+    return response
 
 
 async def answer_embeddings(embeddings: Embeddings) -> web.Response:
     """Run it to its end. Raises as `Embeddings.answer`."""
     body = await embeddings.answer()
-    return web.Response(body=body, content_type="application/json", headers=_headers(embeddings))
-
-
-async def _stream(request: web.Request, inference: Inference) -> web.StreamResponse:
-    writer = _writer(inference)
-    response: web.StreamResponse | None = None
-    try:
-        async with inference.within_deadline(), aclosing(inference.pieces()) as pieces:
-            async for piece in pieces:
-                data = sse.event(piece.seq, writer.chunk(piece))
-                if response is None:
-                    response = await _start(request, inference)
-                    data = sse.PROMPT_COMMENT + inference.prompt_digest.encode() + b"\n" + data
-                await response.write(data)
-    except SllmError as error:
-        if response is None:
-            raise
-        await response.write(sse.failure(error))
-    else:
-        if response is None:
-            raise SllmError("the engine ended the answer without an id", source="agent")
-        await response.write(_end(inference, writer))
-    return response
-
-
-async def _start(request: web.Request, inference: Inference) -> web.StreamResponse:
-    response = web.StreamResponse(
-        headers={
-            "Content-Type": "text/event-stream",
-            "Cache-Control": "no-cache",
-            **_headers(inference),
-        }
-    )
-    await response.prepare(request)
-    return response
-
-
-def _end(inference: Inference, writer: ChunkWriter) -> bytes:
-    if not inference.request.include_usage:
-        return sse.DONE
-    return sse.event(inference.num_tokens, writer.usage_chunk(inference.usage)) + sse.DONE
-
-
-async def _whole(inference: Inference) -> web.Response:
-    async with inference.within_deadline(), aclosing(inference.pieces()) as stream:
-        pieces = [piece async for piece in stream]
-    body = _writer(inference).completion(pieces, inference.usage)
     return web.Response(
-        body=body,
-        content_type="application/json",
-        headers=_headers(inference),
+        body=body, content_type="application/json", headers=_headers(embeddings.headers, embeddings.timing)
     )
 
 
-def _writer(inference: Inference) -> ChunkWriter:
-    headers = inference.headers
-    return ChunkWriter(
-        inference.endpoint,
-        headers.request_id,
-        headers.created_s,
-        inference.request.model,
-        include_usage=inference.request.include_usage,
-    )
-
-
-def _headers(work: Inference | Embeddings) -> dict[str, str]:
-    return {
-        AGENT_TIMING_HEADER: msgspec.json.encode(work.timing).decode(),
-        REQUEST_ID_HEADER: work.headers.request_id,
-    }
+def _headers(headers: InferHeaders, timing: InferTiming | None) -> dict[str, str]:
+    told = {REQUEST_ID_HEADER: headers.request_id}
+    if timing is not None:
+        told[AGENT_TIMING_HEADER] = msgspec.json.encode(timing).decode()
+    return told

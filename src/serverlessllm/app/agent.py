@@ -19,17 +19,19 @@ from serverlessllm.errors import ConfigError
 from serverlessllm.metadata.location import parse_location
 from serverlessllm.metadata.open import open_store
 from serverlessllm.metadata.records import AgentRecord
+from serverlessllm.sdk.tls import server_context
 from serverlessllm.wire import WIRE_VERSION
 
 
 async def start(config: Config, data_dir: DataDir, stack: AsyncExitStack) -> str:
     """Serve, then join: an orchestrator that hears of us can reach us. Returns our URL."""
     parse_location(config.metadata.url, data_dir.path)
+    tls = server_context(config.tls, is_internal=True)
     agent = Agent(config, data_dir.secret(), SystemClock())
     await agent.start()
     stack.push_async_callback(agent.stop)
     server = await start_http(
-        create_app(agent), listen(config.agent.host, config.agent.port, key="agent.port")
+        create_app(agent), listen(config.agent.host, config.agent.port, key="agent.port"), tls
     )
     stack.push_async_callback(server.stop)
     record = AgentRecord(

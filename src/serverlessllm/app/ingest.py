@@ -27,6 +27,7 @@ from serverlessllm.metadata.keys import Keys
 from serverlessllm.metadata.open import open_store
 from serverlessllm.metadata.records import KeyRecord, decode
 from serverlessllm.metadata.store import MetadataStore
+from serverlessllm.sdk.tls import server_context
 from serverlessllm.telemetry import logs
 from serverlessllm.types import Role
 
@@ -56,6 +57,7 @@ async def serve(config: Config, *, ready: Callable[[str], None] | None = None) -
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signum, stopping.set)
     data_path = config.data_path
+    tls = server_context(config.tls, is_internal=True)
     try:
         data_path.mkdir(parents=True, exist_ok=True, mode=0o700)
         secret = cluster_secret(data_path)
@@ -70,7 +72,7 @@ async def serve(config: Config, *, ready: Callable[[str], None] | None = None) -
         store = await open_store(config.metadata, data_path)
         stack.push_async_callback(store.close)
         gate = Gate(secret, StoredKeys(store))
-        server = await start_http(create_app(Workplace(config), gate), sock)
+        server = await start_http(create_app(Workplace(config), gate), sock, tls)
         stack.push_async_callback(server.stop)
         log.info("ingest service on %s", server.url)
         if ready is not None:

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import AsyncExitStack
 
-from serverlessllm.app import process
+from serverlessllm.app import process, worker_parent
 from serverlessllm.app.data_dir import DataDir
 from serverlessllm.app.http_server import listen, start_http
 from serverlessllm.clock import SystemClock
@@ -16,6 +17,8 @@ from serverlessllm.ingest.workplace import Workplace
 from serverlessllm.metadata.open import open_store
 from serverlessllm.orchestrator.api import create_app
 from serverlessllm.orchestrator.orchestrator import Orchestrator
+from serverlessllm.orchestrator.siblings import Siblings
+from serverlessllm.sdk.tls import ClientTls, server_context
 
 
 async def start(config: Config, data_dir: DataDir, stack: AsyncExitStack) -> str:
@@ -23,22 +26,60 @@ async def start(config: Config, data_dir: DataDir, stack: AsyncExitStack) -> str
     secret = data_dir.secret()
     front_socket = listen(config.orchestrator.host, config.orchestrator.port, key="orchestrator.port")
     stack.callback(front_socket.close)
-    store = await open_store(config.metadata, data_dir.path)
-    stack.push_async_callback(store.close)
-    ingest_url = config.orchestrator.ingest_url
-    if not ingest_url:
+    ingest_socket = None
+    if not config.orchestrator.ingest_url:
         ingest_socket = listen(config.ingest.host, config.ingest.port, key="ingest.port")
-        ingest = await start_http(create_ingest_app(Workplace(config), Gate(secret)), ingest_socket)
-        stack.push_async_callback(ingest.stop)
-        ingest_url = ingest.url
-    orchestrator = Orchestrator(config, store, secret, [], ingest_url, SystemClock())
+        stack.callback(ingest_socket.close)
+    ingest_url = await start_ingest(config, secret, stack, ingest_socket)
+    return await start_front(config, secret, stack, front_socket, ingest_url)
+
+
+async def start_ingest(config: Config, secret: str, stack: AsyncExitStack, sock: socket.socket | None) -> str:
+    """Serve ingestion on `sock`; without one, the service is elsewhere. Its URL."""
+    if sock is None:
+        return config.orchestrator.ingest_url
+    app = create_ingest_app(Workplace(config), Gate(secret))
+    ingest = await start_http(app, sock, server_context(config.tls, is_internal=True))
+    stack.push_async_callback(ingest.stop)
+    return ingest.url
+
+
+async def start_front(
+    config: Config,
+    secret: str,
+    stack: AsyncExitStack,
+    sock: socket.socket,
+    ingest_url: str,
+    siblings: Siblings | None = None,
+) -> str:
+    """Serve the front on `sock`, beside its `siblings` if it is one of several workers. Its URL."""
+    tls = server_context(config.tls, is_internal=False)
+    own = () if config.orchestrator.ingest_url else (ingest_url,)
+    store = await open_store(config.metadata, config.data_path)
+    stack.push_async_callback(store.close)
+    orchestrator = Orchestrator(
+        config,
+        store,
+        secret,
+        [],
+        ingest_url,
+        SystemClock(),
+        tls=ClientTls(config.tls, own=own),
+        siblings=siblings,
+    )
     await orchestrator.start()
     stack.push_async_callback(orchestrator.stop)
-    front = await start_http(create_app(orchestrator), front_socket)
+    if siblings is not None:
+        await siblings.start(orchestrator)
+        stack.push_async_callback(siblings.stop)
+    front = await start_http(create_app(orchestrator), sock, tls)
     stack.push_async_callback(front.stop)
     return front.url
 
 
 def run(config: Config, *, ready: process.Ready | None = None) -> None:
-    """Run until SIGINT or SIGTERM."""
-    process.run(config, start, ready=ready)
+    """Run until SIGINT or SIGTERM: in this process, or in as many workers as are asked for."""
+    if config.orchestrator.num_workers > 1:
+        worker_parent.run(config, ready=ready)
+    else:
+        process.run(config, start, ready=ready)

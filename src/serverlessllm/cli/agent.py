@@ -17,7 +17,7 @@ SHORT: Final = {"agent.host": "--host", "agent.port": "--port"}
 
 @click.command(
     cls=SettingCommand,
-    params=process_params("agent", "arena", "loader", "engine", "sources", "metadata", short=SHORT),
+    params=process_params("agent", "arena", "loader", "engine", "sources", "metadata", "tls", short=SHORT),
     epilog=EPILOG,
 )
 def agent(config_path: Path | None, as_json: bool, **flags: object) -> None:

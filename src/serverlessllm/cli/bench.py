@@ -16,6 +16,7 @@ from serverlessllm.cli import exit_codes
 from serverlessllm.errors import ConfigError
 
 BENCHMARKS: Final = {
+    "agents": "agents",
     "burst": "burst",
     "cold-start": "cold_start",
     "engine": "engine",
@@ -23,6 +24,7 @@ BENCHMARKS: Final = {
     "gpu-cold-start": "gpu_cold_start",
     "load": "load",
     "placement": "placement",
+    "proxy": "proxy",
     "stream-load": "stream_load",
 }
 
@@ -46,8 +48,8 @@ def checkout(package: Path) -> Path:
 def bench(name: str, arguments: tuple[str, ...]) -> int:
     """Run a benchmark of this checkout.
 
-    NAME is burst, placement, cold-start, load, fetch, stream-load, engine or gpu-cold-start; ARGUMENTS go to it (try
-    `sllm bench fetch --help`). It prints a table and, as its last line, one JSON object.
+    NAME is agents, burst, placement, proxy, cold-start, load, fetch, stream-load, engine or gpu-cold-start; ARGUMENTS
+    go to it (try     `sllm bench fetch --help`). It prints a table and, as its last line, one JSON object.
     """
     root = checkout(Path(serverlessllm.__file__).parent)
     path = root / "benchmarks" / BENCHMARKS[name] / "run.py"

@@ -17,7 +17,7 @@ SHORT: Final = {"ingest.host": "--host", "ingest.port": "--port"}
 
 @click.command(
     cls=SettingCommand,
-    params=process_params("ingest", "sources", "metadata", short=SHORT),
+    params=process_params("ingest", "sources", "metadata", "tls", short=SHORT),
     epilog=EPILOG,
 )
 def ingest(config_path: Path | None, as_json: bool, **flags: object) -> None:

@@ -82,4 +82,6 @@ def _state(view: AgentView) -> str:
         return view.problem
     if not view.is_alive:
         return f"silent {duration_text(view.silent_s)}"
+    if view.breaker != "closed":
+        return f"failing, breaker {view.breaker.replace('_', ' ')}"
     return "drained" if view.is_drained else "alive"

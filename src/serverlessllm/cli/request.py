@@ -18,6 +18,7 @@ from serverlessllm.cli.units import age_text, duration_text
 if TYPE_CHECKING:
     from serverlessllm.sdk.start_summary import StartSummary
     from serverlessllm.wire.admin import PlacementDecision, RequestView
+    from serverlessllm.wire.hop import Hop
 
 
 @click.group(epilog=exit_codes.EPILOG)
@@ -105,11 +106,18 @@ def _fields(view: RequestView) -> list[tuple[str, str]]:
         ("error", view.error or ""),
         ("agent", f"{view.agent_id}, attempt {view.attempt}" if view.agent_id else ""),
         ("retries", str(view.num_retries) if view.num_retries else ""),
+        ("hops", " → ".join(_hop(hop) for hop in view.hops)),
         ("load", speed + beside),
         ("tokens", f"{view.prompt_tokens} in ({view.cached_tokens} cached), {view.completion_tokens} out"),
         ("tenant", view.tenant),
         ("total", duration_text(view.e2e_ms / 1e3) if view.e2e_ms else ""),
     ]
+
+
+def _hop(hop: Hop) -> str:
+    if hop.how == "begun":
+        return hop.agent_id
+    return f"{hop.agent_id} ({hop.how} after {hop.seq} tokens: {hop.reason})"
 
 
 def _print_decision(what: str, decision: PlacementDecision) -> None:

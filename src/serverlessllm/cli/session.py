@@ -30,12 +30,13 @@ class Session:
     url: str
     api_key: str | None
     as_json: bool
+    ca: str | None = None
 
     def client(self) -> Client:
         """A client to use in a `with`; opens no connection by itself."""
         from serverlessllm.sdk.orchestrator import Client
 
-        return Client(self.url, api_key=self.api_key)
+        return Client(self.url, api_key=self.api_key, ca=self.ca)
 
 
 def json_option(function: Callable[P, R]) -> Callable[P, R]:
@@ -59,10 +60,12 @@ def server_options(function: Callable[Concatenate[Session, P], R]) -> Callable[.
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         url, api_key, as_json = kwargs.pop("url"), kwargs.pop("api_key"), kwargs.pop("as_json")
+        ca = _text(kwargs.pop("ca")) or environment("SLLM_CA")
         session = Session(
             url=_text(url) or environment("SLLM_URL") or DEFAULT_URL,
             api_key=_text(api_key) or environment("SLLM_API_KEY"),
             as_json=bool(as_json),
+            ca=ca,
         )
         try:
             return function(session, *args, **kwargs)
@@ -74,6 +77,7 @@ def server_options(function: Callable[Concatenate[Session, P], R]) -> Callable[.
     options = (
         click.option("--url", help=f"The server; else SLLM_URL, else {DEFAULT_URL}."),
         click.option("--api-key", help="The key to call it with; else SLLM_API_KEY."),
+        click.option("--ca", help="PEM file to check the server's certificate against; else SLLM_CA."),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
     )
     decorated: Callable[..., R] = run

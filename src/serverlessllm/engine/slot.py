@@ -164,12 +164,17 @@ class Slot:
             self._channel.send(spellings)
 
     async def generate(
-        self, request: Generate, num_choices: int = 1, ended: Set[int] = frozenset()
+        self,
+        request: Generate,
+        num_choices: int = 1,
+        ended: Set[int] = frozenset(),
+        generated: Sequence[Sequence[int]] = (),
     ) -> AsyncGenerator[TokenEvent, None]:
         """Stream the ids of `num_choices` choices, from the request's own on; each one's last event carries `finish`.
 
-        Choices that the reader puts into `ended` are cancelled; some of their ids may still come. Closing the
-        iterator early (`contextlib.aclosing`) cancels them all in the worker.
+        Choices that are in `ended` now are left out; those that the reader puts there later are cancelled, and some
+        of their ids may still come. `generated` are the ids that each choice goes on from, where any does. Closing
+        the iterator early (`contextlib.aclosing`) cancels them all in the worker.
         Raises: WorkerLostError; the worker's own error (ContextLengthError, InvalidRequestError, …).
         """
         if self.lost.is_set():
@@ -177,10 +182,13 @@ class Slot:
         # Unique in the worker's life: events of a cancelled request never reach a later one of that id.
         wire_id = f"{request.request_id}#{next(self._serial)}"
         stream = self._streams[wire_id] = _Stream()
-        unfinished = set(range(request.choice, request.choice + num_choices))
+        unfinished = set(range(request.choice, request.choice + num_choices)) - ended
         try:
             for choice in sorted(unfinished):
-                self._channel.send(msgspec.structs.replace(request, request_id=wire_id, choice=choice))
+                before = list(generated[choice]) if generated else request.generated_ids
+                self._channel.send(
+                    msgspec.structs.replace(request, request_id=wire_id, choice=choice, generated_ids=before)
+                )
             while unfinished:
                 item = await stream.items.get()
                 if isinstance(item, SllmError):

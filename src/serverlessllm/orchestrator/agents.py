@@ -9,6 +9,7 @@ from functools import partial
 from serverlessllm.clock import Clock
 from serverlessllm.errors import NotFoundError
 from serverlessllm.orchestrator.agent_link import AgentLink, AgentObserver
+from serverlessllm.sdk.tls import ClientTls
 from serverlessllm.types import Tier
 from serverlessllm.wire.admin import AgentView, ReplicaView
 from serverlessllm.wire.agent import LoadProgressStatus
@@ -17,9 +18,16 @@ from serverlessllm.wire.agent import LoadProgressStatus
 class Agents:
     """One link per address, followed from `start` to `stop`."""
 
-    def __init__(self, addresses: list[str], secret: str, clock: Clock, observer: AgentObserver) -> None:
+    def __init__(
+        self,
+        addresses: list[str],
+        secret: str,
+        clock: Clock,
+        observer: AgentObserver,
+        tls: ClientTls | None = None,
+    ) -> None:
         self.links: list[AgentLink] = []
-        self._new_link = partial(AgentLink, secret=secret, clock=clock, observer=observer)
+        self._new_link = partial(AgentLink, secret=secret, clock=clock, observer=observer, tls=tls)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._is_started = False
         for address in addresses:
@@ -110,4 +118,5 @@ def _view(link: AgentLink) -> AgentView:
         status=link.state.status(),
         is_drained=link.is_drained,
         problem=link.problem,
+        breaker=link.breaker.state,
     )

@@ -44,7 +44,13 @@ def create_app(orchestrator: Orchestrator) -> web.Application:
     app[ORCHESTRATOR] = orchestrator
     for part in (openai, models, agents, disk, requests, scheduler, keys, health, console):
         part.add_routes(app.router)
+    app.on_shutdown.append(_begin_stop)
     return app
+
+
+async def _begin_stop(app: web.Application) -> None:
+    """Before handlers are cancelled: that is not their clients' leaving."""
+    app[ORCHESTRATOR].proxy.begin_stop()
 
 
 @web.middleware

@@ -19,10 +19,14 @@ from serverlessllm.orchestrator.adapter_rules import check_removal
 from serverlessllm.orchestrator.admission import Admission
 from serverlessllm.orchestrator.agent_link import AgentLink
 from serverlessllm.orchestrator.agents import Agents
+from serverlessllm.orchestrator.breakers import Breakers
 from serverlessllm.orchestrator.changes import Changes
 from serverlessllm.orchestrator.decisions import DecisionRing
 from serverlessllm.orchestrator.disks import Disks
+from serverlessllm.orchestrator.dispatch import Dispatch
 from serverlessllm.orchestrator.fetches import Fetches
+from serverlessllm.orchestrator.hedge import Hedge
+from serverlessllm.orchestrator.holding import Holding
 from serverlessllm.orchestrator.keyring import Keyring
 from serverlessllm.orchestrator.members import Members
 from serverlessllm.orchestrator.models import Models
@@ -39,13 +43,15 @@ from serverlessllm.orchestrator.room import Room
 from serverlessllm.orchestrator.routing import Routing
 from serverlessllm.orchestrator.scaling.idle import IdleScaler
 from serverlessllm.orchestrator.scaling.replicas import ReplicaScaler
+from serverlessllm.orchestrator.siblings import Siblings
 from serverlessllm.orchestrator.tenure import Tenure
 from serverlessllm.orchestrator.unbind import Unbinder
 from serverlessllm.orchestrator.views import Views
 from serverlessllm.orchestrator.wake import Wakes
-from serverlessllm.orchestrator.waker import Waker
+from serverlessllm.orchestrator.waker import Waker, Woken
 from serverlessllm.orchestrator.weights import Weights
 from serverlessllm.sdk.ingest import IngestClient
+from serverlessllm.sdk.tls import ClientTls
 from serverlessllm.telemetry.metrics import OrchestratorMetrics
 from serverlessllm.telemetry.timeline import TimelineRing
 from serverlessllm.wire.events import AgentEvent, Heartbeat, KvChanged, ReplicaChanged, Snapshot
@@ -66,8 +72,12 @@ class Orchestrator:
         clock: Clock,
         *,
         remove_artifact: Callable[[str], None] | None = None,
+        tls: ClientTls | None = None,
+        siblings: Siblings | None = None,
     ) -> None:
+        tls = tls or ClientTls(config.tls)
         self.config = config.orchestrator
+        self.siblings = siblings
         self._remove_artifact = remove_artifact
         self.changes = Changes()
         self.metrics = OrchestratorMetrics()
@@ -79,23 +89,37 @@ class Orchestrator:
         self.weights = Weights(store, self.changes, clock)
         self.keyring = Keyring(store, self.changes, clock)
         self.admission = Admission(self.config, self.keyring)
-        self.agents = Agents(agents, secret, clock, self)
+        self.agents = Agents(agents, secret, clock, self, tls)
         self._table = ReplicaTable(clock)
+        self._breakers = Breakers(self.agents, self.metrics)
         self.members = Members(store, self.agents, self.changes, clock)
-        self._tenure = Tenure(store, _owner(config), clock)
+        self._tenure = Tenure(store, _owner(config, 0 if siblings is None else siblings.index), clock)
         self._placements = Placements(store, self._tenure, self._has_living_agent, clock)
         self._unbinder = Unbinder(self.agents, self._table, self._placements)
         self._reconciler = Reconciler(
             self.models, self.agents, self._table, self._placements, self._unbinder, self.members.has
         )
-        self._ingest = IngestClient(ingest_url, secret)
+        self._ingest = IngestClient(ingest_url, secret, tls)
         artifacts = config.data_path / "artifacts"
         self.registrations = Registrations(self.models, self._ingest, artifacts, self.changes)
         self.fetches = Fetches(self.models, self._ingest, artifacts, self.changes)
+        self._hedge: Hedge[Woken] = Hedge(self._placements, self._table, self.metrics)
         room = Room(self._table, self._unbinder, self.changes, clock)
         placer = Placer(self.feed, costs, self._current_weights, self._placements, self.decisions, clock)
-        waker = Waker(self.models, self.agents, self._table, placer, room, self.changes, clock, self.fetches)
-        self.wakes = Wakes(waker, self.agents, self.metrics, self.config.max_held_requests)
+        waker = Waker(
+            self.models,
+            self.agents,
+            self._table,
+            placer,
+            room,
+            self.changes,
+            clock,
+            self.fetches,
+            self._breakers,
+            self._hedge,
+        )
+        max_held, max_total = self.config.max_held_requests, self.config.max_held_total
+        self.wakes = Wakes(waker, self.agents, self.metrics, max_held, max_total, clock)
         keep_alive_s = self.config.keep_alive_s
         self._idle = IdleScaler(
             self.models, self._table, self._unbinder, clock, keep_alive_s, lambda: self._tenure.is_leader
@@ -110,28 +134,30 @@ class Orchestrator:
             self.metrics,
             clock,
             lambda: self._tenure.is_leader,
+            lambda: self._breakers.shunned(self.agents.alive()),
         )
         self.views = Views(
             self.models, self.agents, self.wakes, self.ring, self.decisions, clock, keep_alive_s
         )
         self.disks = Disks(self.models, self.agents, self._may_remove_artifacts)
-        routing = Routing(self._table, costs, self.decisions, self.feed, self._current_weights, clock)
+        routing = Routing(
+            self._table, costs, self.decisions, self.feed, self._current_weights, clock, self._breakers
+        )
         self.proxy = self._new_proxy(routing, secret, clock)
         self._scaling: list[asyncio.Task[None]] = []
 
     def _new_proxy(self, routing: Routing, secret: str, clock: Clock) -> Proxy:
-        return Proxy(
-            self.models,
-            self.agents,
-            self._table,
-            routing,
-            self.wakes,
-            self.ring,
-            RequestMetrics(self.metrics, clock),
-            self.config,
-            secret,
-            clock,
+        metrics = RequestMetrics(self.metrics, clock)
+        holding = Holding(self.wakes, self.agents, self.config, clock)
+        dispatch = Dispatch(
+            self.agents, routing, self._table, holding, self._breakers, metrics, self.config, secret, clock
         )
+        return Proxy(self.models, self.ring, dispatch, metrics, self.config, secret, clock)
+
+    def render_metrics(self) -> bytes:
+        """Prometheus' text format."""
+        self._breakers.show()
+        return self.metrics.render()
 
     async def start(self) -> None:
         """Read the store, resume registrations, follow the agents.
@@ -157,7 +183,9 @@ class Orchestrator:
         for task in self._scaling:
             task.cancel()
         await asyncio.gather(*self._scaling, return_exceptions=True)
+        await self.proxy.stop()
         await self.wakes.stop()
+        await self._hedge.flush()
         await self.fetches.stop()
         await self.registrations.stop()
         await self._reconciler.stop()
@@ -245,9 +273,11 @@ class Orchestrator:
         self.metrics.agents.labels("false").set(len(views) - num_alive)
 
 
-def _owner(config: Config) -> str:
-    """This orchestrator's name in claims: the same after a restart, one per host and data directory."""
+def _owner(config: Config, worker: int) -> str:
+    """This orchestrator's name in claims: the same after a restart, one per host, data directory and worker."""
     place = f"{socket.gethostname()}:{config.data_path.absolute()}"
+    if worker:
+        place += f":{worker}"
     return f"orchestrator-{blake3(place.encode()).hexdigest()[:16]}"
 
 

@@ -88,10 +88,15 @@ class Placer:
         *,
         replica: str = FIRST_REPLICA,
         started_s: float,
+        on_claim: Callable[[int], None] = lambda attempt: None,
     ) -> tuple[LoadResult, float]:
-        """Claim and load; (the result, how long deciding and claiming took in ms). Raises as the agent does."""
+        """Claim and load; (the result, how long deciding and claiming took in ms). Raises as the agent does.
+
+        `on_claim` is told the attempt, as soon as it is ours.
+        """
         revision = record.revision or UNLOADED
         attempt = await self._placements.claim(record.name, revision, link.agent_id, replica)
+        on_claim(attempt)
         place_ms = (self._clock.monotonic_s() - started_s) * 1e3
         self._keep("wake" if replica == FIRST_REPLICA else "replica", record, attempt, decision)
         row, model = decision.picked or 0, self._feed.table.model(revision)

@@ -15,6 +15,7 @@ import numpy as np
 
 from serverlessllm.clock import Clock
 from serverlessllm.metadata.records import ModelRecord
+from serverlessllm.orchestrator.breakers import Breakers
 from serverlessllm.orchestrator.decisions import DecisionRing, KeptDecision
 from serverlessllm.orchestrator.node_feed import CPU_DEVICE_SET, NodeFeed
 from serverlessllm.orchestrator.placement.decide import Decision
@@ -41,7 +42,9 @@ class Routing:
         feed: NodeFeed,
         weights: Callable[[], Mapping[str, float]],
         clock: Clock,
+        breakers: Breakers,
     ) -> None:
+        self._breakers = breakers
         self._table = table
         self._costs = costs
         self._decisions = decisions
@@ -59,7 +62,7 @@ class Routing:
         self, record: ModelRecord, prompt: Prompt, request_id: str, failed: Collection[str] = ()
     ) -> Replica | None:
         """A ready replica, None when there is none. Agents in `failed` are asked again only if no other is left."""
-        ready = self._table.ready(record.name, record.revision)
+        ready = self._breakers.usable(self._table.ready(record.name, record.revision))
         if len(ready) < 2:
             return ready[0] if ready else None
         fresh = [replica for replica in ready if replica.link.agent_id not in failed] if failed else ready

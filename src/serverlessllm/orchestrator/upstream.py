@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our HTTP/1.1 client of `POST /infer`: asyncio.Protocol and httptools, a keep-alive pool per agent.
+"""Our HTTP/1.1 client of `/infer`: asyncio.Protocol and httptools, a keep-alive pool per agent.
 
 Written for the hot path: one request at a time per connection, the body's bytes are handed on as they came.
 Knows no model, no stream grammar and no retries beyond its own: a kept connection that turns out to be closed
@@ -15,8 +15,11 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from serverlessllm.config import TlsConfig
 from serverlessllm.errors import ConfigError, SllmError, UnreachableError, WireError
+from serverlessllm.sdk.tls import ClientTls, certificate_error
 
+JSON: Final = "application/json"
 CONNECT_TIMEOUT_S: Final = 5.0
 DRAIN_S: Final = 1.0
 MAX_IDLE_CONNECTIONS: Final = 256
@@ -33,10 +36,10 @@ class _Connection(asyncio.Protocol):
         self._pool = pool
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._parser = httptools.HttpResponseParser(self)
         self._reset()
 
     def _reset(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
         self._num_headers = 0
         self._header_bytes = 0
         self._chunks: list[bytes] = []
@@ -75,6 +78,8 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is closed, by whomever."""
         self._transport = None
+        if exc is not None and self.error is None:
+            self.error = certificate_error(exc, self._pool.address)
         self.is_lost = True
         self._pool.forget(self)
         self._wake()
@@ -143,6 +148,11 @@ class _Connection(asyncio.Protocol):
             self._transport.resume_reading()
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
+    def fail(self, error: SllmError) -> None:
+        """Close at once; its reader gets `error`."""
+        self.error = error
+        self.abort()
+
     def abort(self) -> None:
         """Close at once; the agent sees a client that left."""
         if self._transport is not None:
@@ -191,19 +201,24 @@ class UpstreamResponse:
                 async with asyncio.timeout(DRAIN_S):
                     await self._connection.read()
 
+    def fail(self, error: SllmError) -> None:
+        """Break it off: whoever reads it gets `error`."""
+        self._connection.fail(error)
+
     def close(self) -> None:
         """Keep the connection if the answer was read to its end, else abort it (which cancels the request)."""
         self._pool.release(self._connection)
 
 
 class Upstream:
-    """The connections to one agent, `http://host:port`. Raises ConfigError for any other address."""
+    """The connections to one agent, `http[s]://host:port`. Raises ConfigError for any other address."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, tls: ClientTls | None = None) -> None:
         parts = urlsplit(address)
-        if parts.scheme != "http" or parts.hostname is None or parts.port is None:
-            raise ConfigError(f"agent address {address!r}: write http://host:port", param="agents")
+        if parts.scheme not in ("http", "https") or parts.hostname is None or parts.port is None:
+            raise ConfigError(f"agent address {address!r}: write http[s]://host:port", param="agents")
         self.address = address
+        self._tls = (tls or ClientTls(TlsConfig())).context(address)
         self._host, self._port = parts.hostname, parts.port
         self._host_line = f"host: {parts.netloc}\r\n".encode()
         self._idle: list[_Connection] = []
@@ -214,17 +229,21 @@ class Upstream:
         """Connections in use or kept."""
         return len(self._open)
 
-    async def post(self, path: str, headers: bytes, body: bytes) -> UpstreamResponse:
-        """POST `body` (JSON); returns when status and headers have arrived.
+    async def send(
+        self, method: str, path: str, headers: bytes, body: bytes = b"", content_type: str = JSON
+    ) -> UpstreamResponse:
+        """Send a request; returns when status and headers have arrived.
 
         `headers` are complete lines, each ended by CRLF. Cancelling closes the connection.
         Raises: UnreachableError when there is no connection or it was lost before the head; WireError.
         """
+        kind = b"content-type: %b\r\n" % content_type.encode() if body else b""
         request = b"".join(
             (
-                b"POST %b HTTP/1.1\r\n" % path.encode(),
+                b"%b %b HTTP/1.1\r\n" % (method.encode(), path.encode()),
                 self._host_line,
-                b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body),
+                kind,
+                b"content-length: %d\r\n" % len(body),
                 headers,
                 b"\r\n",
             )
@@ -263,9 +282,12 @@ class Upstream:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 _, connection = await loop.create_connection(
-                    lambda: _Connection(self), self._host, self._port
+                    lambda: _Connection(self), self._host, self._port, ssl=self._tls
                 )
-        except OSError as error:  # TimeoutError is one
+        except OSError as error:  # TimeoutError is one, and so are TLS errors
+            refused = certificate_error(error, self.address)
+            if refused is not None:
+                raise refused from error
             reason = error.strerror or type(error).__name__
             raise UnreachableError(
                 f"agent {self.address} cannot be reached: {reason}", source="agent"

@@ -138,6 +138,7 @@ def request_view(timeline: Timeline) -> RequestView:
         completion_tokens=timeline.completion_tokens,
         cached_tokens=timeline.cached_tokens,
         tenant=timeline.tenant,
+        hops=timeline.hops,
     )
 
 

@@ -14,21 +14,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
 
+from serverlessllm.clock import Clock
 from serverlessllm.errors import QueueFullError, ShuttingDownError, SllmError
 from serverlessllm.orchestrator.agents import Agents
+from serverlessllm.orchestrator.hold_queue import HoldQueue
 from serverlessllm.orchestrator.waker import Waker, Woken
 from serverlessllm.telemetry.metrics import OrchestratorMetrics
-
-RETRY_AFTER_S: Final = 5.0
 
 
 class Wake:
     """One wake-up; get it from `Wakes.hold`."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, began_s: float) -> None:
         self.model = model
+        self.began_s = began_s
+        self.first_token_by_s: float | None = None
         self.num_waiters = 0
         self.text = "waking"
         self.num_progress = 0
@@ -42,6 +43,12 @@ class Wake:
         if done_bytes != self._done_bytes:
             self._done_bytes = done_bytes
             self.num_progress += 1
+
+    def want_by(self, first_token_by_s: float | None) -> None:
+        """A waiter wants its first token then; the earliest counts."""
+        known = self.first_token_by_s
+        if first_token_by_s is not None and (known is None or first_token_by_s < known):
+            self.first_token_by_s = first_token_by_s
 
     async def settled(self, timeout_s: float) -> bool:
         """Wait for the end, at most `timeout_s`; cancelling this does not cancel the wake-up."""
@@ -63,29 +70,44 @@ class Wake:
 
 
 class Wakes:
-    """Model → its running wake-up. `max_held` bounds the waiters per model."""
+    """Model → its running wake-up. `max_held` bounds the waiters per model, `max_total` over all models."""
 
-    def __init__(self, waker: Waker, agents: Agents, metrics: OrchestratorMetrics, max_held: int) -> None:
+    def __init__(
+        self,
+        waker: Waker,
+        agents: Agents,
+        metrics: OrchestratorMetrics,
+        max_held: int,
+        max_total: int,
+        clock: Clock,
+    ) -> None:
         self._waker = waker
         self._agents = agents
         self._metrics = metrics
-        self._max_held = max_held
+        self._clock = clock
+        self._queue = HoldQueue(max_held, max_total, self._eta_s, clock)
         self._running: dict[str, Wake] = {}
 
     @contextmanager
-    def hold(self, model: str, num_prompt_tokens: int = 0) -> Iterator[Wake]:
+    def hold(
+        self, model: str, num_prompt_tokens: int = 0, first_token_by_s: float | None = None
+    ) -> Iterator[Wake]:
         """Join the model's wake-up, or start it for a prompt of about so many tokens. The last to leave cancels it.
 
-        Raises QueueFullError when too many wait already.
+        `first_token_by_s` (monotonic): when this waiter wants its first token. Raises QueueFullError when too many
+        wait already.
         """
         wake = self._running.get(model)
-        if wake is None:
-            wake = self._running[model] = self._start(model, num_prompt_tokens)
-        elif wake.num_waiters >= self._max_held:
-            raise QueueFullError(
-                f"{wake.num_waiters} requests wait for {model} to wake already; try again later",
-                retry_after_s=RETRY_AFTER_S,
-            )
+        try:
+            if wake is None:
+                self._queue.enter(model, 0, self._clock.monotonic_s())
+                wake = self._running[model] = self._start(model, num_prompt_tokens)
+            else:
+                self._queue.enter(model, wake.num_waiters, wake.began_s)
+        except QueueFullError:
+            self._metrics.rejected.labels(model).inc()
+            raise
+        wake.want_by(first_token_by_s)
         wake.num_waiters += 1
         gauge = self._metrics.held_requests.labels(model)
         gauge.inc()
@@ -93,14 +115,15 @@ class Wakes:
             yield wake
         finally:
             gauge.dec()
+            self._queue.leave()
             wake.num_waiters -= 1
             if wake.num_waiters == 0 and wake.task is not None and not wake.task.done():
                 self._forget(wake)
                 wake.task.cancel()
 
     def _start(self, model: str, num_prompt_tokens: int) -> Wake:
-        wake = Wake(model)
-        waking = self._waker.wake(model, wake.report, num_prompt_tokens)
+        wake = Wake(model, self._clock.monotonic_s())
+        waking = self._waker.wake(model, wake.report, num_prompt_tokens, lambda: wake.first_token_by_s)
         wake.task = asyncio.create_task(waking, name=f"wake {model}")
         wake.task.add_done_callback(lambda task: self._ended(wake, task))
         return wake
@@ -109,10 +132,15 @@ class Wakes:
         self._forget(wake)
         is_ok = not task.cancelled() and task.exception() is None
         self._metrics.wakes.labels("ok" if is_ok else "failed").inc()
+        if is_ok:
+            self._queue.took(self._clock.monotonic_s() - wake.began_s)
 
     def _forget(self, wake: Wake) -> None:
         if self._running.get(wake.model) is wake:
             del self._running[wake.model]
+
+    def _eta_s(self, model: str) -> float | None:
+        return max((load.eta_s for load in self._agents.loads_of(model) if load.eta_s > 0), default=None)
 
     def num_held(self, model: str) -> int:
         """Requests that wait for the model."""

@@ -8,7 +8,9 @@ better, or until it is cancelled because nobody waits any more. Deadlines are th
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -32,8 +34,10 @@ from serverlessllm.errors import (
 from serverlessllm.metadata.records import ModelRecord
 from serverlessllm.orchestrator.agent_link import AgentLink
 from serverlessllm.orchestrator.agents import Agents
+from serverlessllm.orchestrator.breakers import Breakers
 from serverlessllm.orchestrator.changes import Changes
 from serverlessllm.orchestrator.fetches import Fetches, Report
+from serverlessllm.orchestrator.hedge import Hedge, LoadTry, Urgency
 from serverlessllm.orchestrator.models import Models
 from serverlessllm.orchestrator.placement.decide import Decision
 from serverlessllm.orchestrator.placer import Placer
@@ -88,7 +92,11 @@ class Waker:
         changes: Changes,
         clock: Clock,
         fetches: Fetches,
+        breakers: Breakers,
+        hedge: Hedge[Woken],
     ) -> None:
+        self._breakers = breakers
+        self._hedge = hedge
         self._models = models
         self._fetches = fetches
         self._agents = agents
@@ -98,10 +106,17 @@ class Waker:
         self._changes = changes
         self._clock = clock
 
-    async def wake(self, model: str, report: Report, num_prompt_tokens: int = 0) -> Woken:
+    async def wake(
+        self,
+        model: str,
+        report: Report,
+        num_prompt_tokens: int = 0,
+        first_token_by_s: Callable[[], float | None] = lambda: None,
+    ) -> Woken:
         """Returns a ready replica; `report` takes a few words for those who wait.
 
         `num_prompt_tokens`: about what the request that woke it has; none of it is cached anywhere.
+        `first_token_by_s()` (monotonic): a load that would be later than that is begun on a second agent too.
 
         A model whose bytes are elsewhere is fetched first, once; so is one whose artifact no agent can read.
 
@@ -117,13 +132,20 @@ class Waker:
                 began_s = self._clock.monotonic_s()
                 record = await self._fetches.join(model, report)
                 fetch_ms += (self._clock.monotonic_s() - began_s) * 1e3
-            adopted = self._table.get(model, record.revision)
+            adopted = self._breakers.least_busy(self._table.ready(model, record.revision))
             if adopted is not None:
                 return Woken(adopted, None, 0.0)
             started_s = self._clock.monotonic_s()
             links = self._agents.alive()
-            decision = self._placer.decide(record, failures.keys(), num_prompt_tokens)
+            shunned = self._breakers.shunned(links)
+            decision = self._placer.decide(record, shunned | failures.keys(), num_prompt_tokens)
             link = self._placer.link(decision)
+            if link is None and shunned:
+                failing = self._table.get(model, record.revision)
+                if failing is not None:
+                    return Woken(failing, None, 0.0)  # nowhere else to go
+                decision = self._placer.decide(record, failures.keys(), num_prompt_tokens)
+                link = self._placer.link(decision)
             if link is None:
                 if not was_lost and any(_is_lost(error) for error in failures.values()):
                     was_lost = True
@@ -139,14 +161,22 @@ class Waker:
                     if must_wait:
                         report("waiting for room")
                         await self._room.make(link, model)
-                    woken = await self._load(record, link, decision, started_s, report)
+                    tried = frozenset({link.agent_id}) | shunned | failures.keys()
+                    urgency = Urgency(
+                        partial(self._is_late, record, link, started_s, first_token_by_s),
+                        partial(self._elsewhere, record, tried, num_prompt_tokens),
+                    )
+                    load = partial(self._load, record, started_s, report)
+                    woken = await self._hedge.run(load, _try(record, link, decision), urgency)
                     return woken if fetch_ms == 0.0 else woken.after_fetch(fetch_ms)
             except DiskFullError as error:
                 _note_failure(link, model, error, failures)
             except CapacityError:
                 must_wait = True
             except PLACE_AGAIN as error:
-                link.num_failures += isinstance(error, UnreachableError)  # another agent may be better
+                if isinstance(error, UnreachableError):
+                    link.num_failures += 1  # another agent may be better
+                    self._breakers.failed(link, error)
                 log.info("wake of %s on %s: %s; placing again", model, link.agent_id, error.message)
                 await self._changes.wait(AGENT_BACKOFF_S)
             except SllmError as error:
@@ -171,17 +201,38 @@ class Waker:
                 f"{max(budgets, default=0)}; raise arena.budget_bytes or add a larger node"
             )
 
-    async def _load(
+    def _is_late(
         self,
         record: ModelRecord,
         link: AgentLink,
-        decision: Decision,
         started_s: float,
-        report: Report,
-    ) -> Woken:
-        report("loading")
-        result, place_ms = await self._placer.load(record, link, decision, started_s=started_s)
-        replica = self._table.add(link, record.name, record.revision or "", result.attempt)
+        first_token_by_s: Callable[[], float | None],
+    ) -> bool:
+        """Whether the load there is expected to miss the deadline, or has used half of the time without an end."""
+        by_s = first_token_by_s()
+        if by_s is None:
+            return False
+        now_s = self._clock.monotonic_s()
+        load = link.state.loads.get((record.name, record.revision or ""))
+        eta_s = 0.0 if load is None else load.eta_s
+        return now_s + eta_s > by_s or now_s > started_s + (by_s - started_s) / 2
+
+    def _elsewhere(
+        self, record: ModelRecord, tried: frozenset[str], num_prompt_tokens: int
+    ) -> LoadTry | None:
+        decision = self._placer.decide(record, tried, num_prompt_tokens)
+        link = self._placer.link(decision)
+        return None if link is None else _try(record, link, decision)
+
+    async def _load(self, record: ModelRecord, started_s: float, report: Report, tried: LoadTry) -> Woken:
+        def claimed(attempt: int) -> None:
+            tried.attempt = attempt
+            report("loading")
+
+        result, place_ms = await self._placer.load(
+            record, tried.link, tried.decision, started_s=started_s, on_claim=claimed
+        )
+        replica = self._table.add(tried.link, record.name, record.revision or "", result.attempt)
         replica.is_loading = result.is_streaming
         return Woken(replica, result, place_ms)
 
@@ -191,6 +242,10 @@ def _note_failure(link: AgentLink, model: str, error: SllmError, failures: dict[
     log.warning("wake of %s on %s failed: %s", model, link.agent_id, error.message)
     link.num_failures += 1
     failures[link.agent_id] = error
+
+
+def _try(record: ModelRecord, link: AgentLink, decision: Decision) -> LoadTry:
+    return LoadTry(record.name, record.revision or "", link, decision)
 
 
 def _is_lost(error: SllmError) -> bool:

@@ -10,8 +10,10 @@ from typing import Final
 import httpx
 import msgspec
 
+from serverlessllm.config import TlsConfig
 from serverlessllm.errors import UnreachableError
 from serverlessllm.sdk.request import raise_for_error, segment
+from serverlessllm.sdk.tls import ClientTls, certificate_error
 from serverlessllm.wire.ingest import SECRET_HEADER, IngestRequest, Job, decode_job
 
 TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
@@ -22,12 +24,16 @@ _DONE: Final = "data: [DONE]"
 
 
 class IngestClient:
-    """The service at `address` (`http://host:port`). Close it with `aclose`."""
+    """The service at `address` (`http[s]://host:port`). Close it with `aclose`."""
 
-    def __init__(self, address: str, secret: str) -> None:
+    def __init__(self, address: str, secret: str, tls: ClientTls | None = None) -> None:
         self.address = address
         self._http = httpx.AsyncClient(
-            base_url=address, headers={SECRET_HEADER: secret}, timeout=TIMEOUT, trust_env=False
+            base_url=address,
+            headers={SECRET_HEADER: secret},
+            timeout=TIMEOUT,
+            trust_env=False,
+            verify=(tls or ClientTls(TlsConfig())).context(address) or False,
         )
 
     async def aclose(self) -> None:
@@ -76,6 +82,9 @@ class IngestClient:
         try:
             yield
         except httpx.TransportError as error:
+            refused = certificate_error(error, self.address)
+            if refused is not None:
+                raise refused from error
             reason = str(error) or type(error).__name__
             raise UnreachableError(
                 f"ingest service {self.address} cannot be reached: {reason}", source="ingest"

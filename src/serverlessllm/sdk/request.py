@@ -7,6 +7,7 @@ A `Call` says what to send and what comes back; a `RequestBuilder` knows where a
 from __future__ import annotations
 
 import re
+import ssl
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 from urllib.parse import quote
@@ -16,6 +17,7 @@ import msgspec
 
 from serverlessllm import __version__
 from serverlessllm.errors import ConfigError, SllmError, UnreachableError, WireError, from_openai
+from serverlessllm.sdk.tls import certificate_error, client_context
 
 T = TypeVar("T")
 
@@ -87,6 +89,9 @@ def raise_for_error(response: httpx.Response) -> None:
 
 def unreachable(base_url: str, error: httpx.TransportError) -> UnreachableError:
     """What a caller is told when no answer came."""
+    refused = certificate_error(error, base_url, "--ca or SLLM_CA")
+    if refused is not None:
+        return refused
     reason = _ERRNO.sub("", str(error)) or type(error).__name__
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         advice = "start the server with `sllm serve`, or name another with --url or SLLM_URL"
@@ -98,8 +103,13 @@ def unreachable(base_url: str, error: httpx.TransportError) -> UnreachableError:
 class RequestBuilder:
     """Turns calls into HTTP requests to one server, with one key."""
 
-    def __init__(self, base_url: str = DEFAULT_URL, api_key: str | None = None) -> None:
-        """Raises ConfigError when `base_url` is no http(s) URL, or when the key cannot be a header."""
+    def __init__(
+        self, base_url: str = DEFAULT_URL, api_key: str | None = None, ca: str | None = None
+    ) -> None:
+        """`ca`: a PEM file of authorities to check the server against, instead of the system's.
+
+        Raises ConfigError when `base_url` is no http(s) URL, the key cannot be a header, or `ca` is no such file.
+        """
         self.base_url = base_url.rstrip("/")
         try:
             url = httpx.URL(self.base_url)
@@ -111,7 +121,9 @@ class RequestBuilder:
             raise ConfigError("the API key has characters that no key of ours has", param="api_key")
         # Our own machine is never behind a proxy, and plain HTTP needs no CA bundle (20 ms to load).
         self.trust_env = url.host not in LOOPBACK
-        self.verify = url.scheme == "https"
+        self.verify: bool | ssl.SSLContext = url.scheme == "https"
+        if self.verify and ca:
+            self.verify = client_context(ca)
         self._headers = {"accept": "application/json", "user-agent": f"sllm/{__version__}"}
         if api_key:
             self._headers["authorization"] = f"Bearer {api_key}"

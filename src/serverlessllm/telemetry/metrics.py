@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from serverlessllm.telemetry.histogram import LoopHistogram
+
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 FINE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -26,7 +28,7 @@ class OrchestratorMetrics:
             ["endpoint", "status", "start"],
             registry=registry,
         )
-        self.start_seconds = Histogram(
+        self.start_seconds = LoopHistogram(
             "sllm_start_seconds",
             "Duration of a phase of a start (queue, place, fetch, read, bind, prefill, first_token), by the kind "
             "of start and the tier the bytes came from.",
@@ -34,21 +36,21 @@ class OrchestratorMetrics:
             buckets=SECONDS,
             registry=registry,
         )
-        self.time_to_first_token = Histogram(
+        self.time_to_first_token = LoopHistogram(
             "gen_ai_server_time_to_first_token_seconds",
             "Arrival of a request to its first token on the wire.",
             ["model", "start"],
             buckets=SECONDS,
             registry=registry,
         )
-        self.time_per_output_token = Histogram(
+        self.time_per_output_token = LoopHistogram(
             "gen_ai_server_time_per_output_token_seconds",
             "Mean time per token after the first, per request (TPOT).",
             ["model"],
             buckets=FINE_SECONDS,
             registry=registry,
         )
-        self.inter_token_seconds = Histogram(
+        self.inter_token_seconds = LoopHistogram(
             "sllm_inter_token_seconds",
             "Gap between two reads of a stream that carried tokens (ITL as the proxy sees it).",
             ["model"],
@@ -68,6 +70,12 @@ class OrchestratorMetrics:
             ["kind"],
             registry=registry,
         )
+        self.resumes = Counter(
+            "sllm_resumes",
+            "Streams that broke after their first token, by reason and outcome (attached, continued, failed).",
+            ["reason", "outcome"],
+            registry=registry,
+        )
         self.retries = Counter(
             "sllm_retries", "Silent retries before the first byte, by reason.", ["reason"], registry=registry
         )
@@ -81,6 +89,34 @@ class OrchestratorMetrics:
             registry=registry,
         )
         self.agents = Gauge("sllm_agents", "Agents, by whether they are alive.", ["alive"], registry=registry)
+        self._declare_guards(registry)
+
+    def _declare_guards(self, registry: CollectorRegistry) -> None:
+        """What keeps requests from agents that fail, and from waiting too long."""
+        self.breaker_state = Gauge(
+            "sllm_breaker_state",
+            "Circuit breaker of an agent: 0 closed, 0.5 half open, 1 open.",
+            ["agent"],
+            registry=registry,
+        )
+        self.breaker_openings = Counter(
+            "sllm_breaker_openings",
+            "Times that an agent's circuit breaker opened.",
+            ["agent"],
+            registry=registry,
+        )
+        self.hedges = Counter(
+            "sllm_hedges",
+            "Loads that were begun on a second node for a deadline, by which node was ready first.",
+            ["won"],
+            registry=registry,
+        )
+        self.rejected = Counter(
+            "sllm_rejected_requests",
+            "Requests that were turned away because too many wait (429).",
+            ["model"],
+            registry=registry,
+        )
 
     def render(self) -> bytes:
         """Prometheus' text format."""
@@ -128,6 +164,18 @@ class AgentMetrics:
         )
         self.generated_tokens = Counter(
             "sllm_engine_tokens", "Token ids that engines sampled.", ["model"], registry=registry
+        )
+
+        self.orphans = Gauge(
+            "sllm_orphans",
+            "Streams that go on without a connection, for a client that may come back.",
+            registry=registry,
+        )
+        self.orphans_ended = Counter(
+            "sllm_orphans_ended",
+            "Streams that were without a connection, by what came of them: attached, expired, cancelled.",
+            ["outcome"],
+            registry=registry,
         )
 
     def _declare_media(self, registry: CollectorRegistry) -> None:

@@ -22,6 +22,7 @@ from serverlessllm.types import (
     check_tenant,
 )
 from serverlessllm.wire.agent import AgentStatus, LoadProgressStatus, ReplicaStatus
+from serverlessllm.wire.hop import Hop
 from serverlessllm.wire.openai import field_error
 
 ModelState = Literal["registering", "remote", "ready", "failed"]
@@ -179,7 +180,8 @@ class Deleted(msgspec.Struct, frozen=True):
 class AgentView(msgspec.Struct, frozen=True):
     """One agent that we follow. `silent_s` since its last event; `status` is None until the first one.
 
-    A drained agent takes nothing new. `problem` says why an agent that answers is not used.
+    A drained agent takes nothing new. `problem` says why an agent that answers is not used. `breaker`: requests go
+    elsewhere while it is open, and one by one while it is half open.
     """
 
     address: str
@@ -188,6 +190,7 @@ class AgentView(msgspec.Struct, frozen=True):
     status: AgentStatus | None
     is_drained: bool = False
     problem: str | None = None
+    breaker: Literal["closed", "open", "half_open"] = "closed"
 
 
 class DrainAgent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -245,7 +248,7 @@ class RequestView(msgspec.Struct, frozen=True, kw_only=True):
 
     `ttft_ms` and `e2e_ms` count from arrival; 0 while not reached. `gbps` are 10⁹ bytes/s of its load. `load_ms` is
     the length of a load beside which it was computed; 0 where it was not. `cached_tokens` of the prompt were not
-    computed again.
+    computed again. `hops` are there where its stream broke.
     """
 
     request_id: str
@@ -274,6 +277,7 @@ class RequestView(msgspec.Struct, frozen=True, kw_only=True):
     load_ms: float = 0.0
     cached_tokens: int = 0
     tenant: str = DEFAULT_TENANT
+    hops: list[Hop] = []
 
 
 class RequestList(msgspec.Struct, frozen=True):

@@ -2,7 +2,8 @@
 """Orchestrator ⇄ agent: the bodies of `/load`, `/unload`, `/status`, and the headers of `/infer`.
 
 `/infer` takes the client's body untouched; all that the orchestrator adds travels in headers.
-Every call carries the cluster secret in `x-sllm-secret`.
+Every call carries the cluster secret in `x-sllm-secret` and the caller's version in `x-sllm-wire`. Fields that a
+neighbouring version added are ignored; new ones have defaults.
 """
 
 from __future__ import annotations
@@ -19,9 +20,15 @@ from serverlessllm.wire import WIRE_VERSION
 from serverlessllm.wire.openai import Endpoint
 
 SECRET_HEADER: Final = "x-sllm-secret"
+WIRE_HEADER: Final = "x-sllm-wire"
+"""The caller's `WIRE_VERSION`; an agent refuses one that is not its own or a neighbour's."""
 REQUEST_ID_HEADER: Final = "x-request-id"
 AGENT_TIMING_HEADER: Final = "x-sllm-timing"
 """Of `/infer`'s response: JSON `InferTiming`."""
+CREATED_HEADER: Final = "x-sllm-created"
+TENANT_HEADER: Final = "x-sllm-tenant"
+SEED_HEADER: Final = "x-sllm-seed"
+HOP_HEADER: Final = "x-sllm-hop"
 
 
 class Loss(msgspec.Struct, frozen=True, array_like=True):
@@ -31,7 +38,7 @@ class Loss(msgspec.Struct, frozen=True, array_like=True):
     evict_s: float
 
 
-class LoadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class LoadRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """`POST /load`: bring `revision` up as a replica of `model`. Answers when it is ready, or with an error.
 
     `artifact` is the artifact's directory on this node. `attempt` fences: a lower one than seen is refused.
@@ -80,7 +87,7 @@ class LoadResult(msgspec.Struct, frozen=True):
     is_streaming: bool = False
 
 
-class UnloadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class UnloadRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """`POST /unload`: unbind. `drop_bytes` frees the region too; `only_idle` refuses while requests run."""
 
     model: str
@@ -217,7 +224,8 @@ class InferHeaders(msgspec.Struct, frozen=True):
 
     `seed` is used where the body has none; `deadline_ms` is
     what is left of the request's time (0 = none). `adapter` is the revision of a LoRA adapter, `adapter_artifact` its
-    directory on the node.
+    directory on the node. `hop` numbers the runs of one request, which its `seed` tells from others of its id: a run
+    ends those of lower numbers.
     """
 
     request_id: str
@@ -233,22 +241,24 @@ class InferHeaders(msgspec.Struct, frozen=True):
     seed: int
     adapter: str = ""
     adapter_artifact: str = ""
+    hop: int = 0
 
     def encode(self) -> dict[str, str]:
         """As HTTP headers."""
         return {
             REQUEST_ID_HEADER: self.request_id,
-            "x-sllm-created": str(self.created_s),
+            CREATED_HEADER: str(self.created_s),
             "x-sllm-endpoint": self.endpoint,
             "x-sllm-model": self.model,
             "x-sllm-revision": self.revision,
             "x-sllm-attempt": str(self.attempt),
             "x-sllm-deadline-ms": str(self.deadline_ms),
-            "x-sllm-tenant": self.tenant,
+            TENANT_HEADER: self.tenant,
             "x-sllm-priority": str(self.priority),
             "x-sllm-cache-salt": self.cache_salt,
-            "x-sllm-seed": str(self.seed),
-            "x-sllm-wire": str(WIRE_VERSION),
+            SEED_HEADER: str(self.seed),
+            WIRE_HEADER: str(WIRE_VERSION),
+            **({HOP_HEADER: str(self.hop)} if self.hop else {}),
             **(
                 {"x-sllm-adapter": self.adapter, "x-sllm-adapter-artifact": quote(self.adapter_artifact)}
                 if self.adapter
@@ -259,11 +269,11 @@ class InferHeaders(msgspec.Struct, frozen=True):
     @classmethod
     def decode(cls, headers: Mapping[str, str]) -> InferHeaders:
         """Raises WireError naming the header that is missing or malformed."""
-        endpoint = _text(headers, "x-sllm-endpoint")
+        endpoint = text_header(headers, "x-sllm-endpoint")
         known = next((name for name in get_args(Endpoint) if name == endpoint), None)
         if known is None:
             raise WireError(f"header x-sllm-endpoint: {endpoint[:40]!r} is unknown", source="agent")
-        revision = _text(headers, "x-sllm-revision")
+        revision = text_header(headers, "x-sllm-revision")
         if not is_revision(revision):
             raise WireError("header x-sllm-revision: not 32 hex digits", source="agent")
         adapter = headers.get("x-sllm-adapter", "")
@@ -271,30 +281,33 @@ class InferHeaders(msgspec.Struct, frozen=True):
             raise WireError("header x-sllm-adapter: not 32 hex digits", source="agent")
         return cls(
             adapter=adapter,
-            adapter_artifact=unquote(_text(headers, "x-sllm-adapter-artifact")) if adapter else "",
-            request_id=_text(headers, REQUEST_ID_HEADER),
-            created_s=_number(headers, "x-sllm-created"),
+            adapter_artifact=unquote(text_header(headers, "x-sllm-adapter-artifact")) if adapter else "",
+            request_id=text_header(headers, REQUEST_ID_HEADER),
+            created_s=number_header(headers, CREATED_HEADER),
             endpoint=known,
-            model=check_model_name(_text(headers, "x-sllm-model"), param="x-sllm-model"),
+            model=check_model_name(text_header(headers, "x-sllm-model"), param="x-sllm-model"),
             revision=revision,
-            attempt=_number(headers, "x-sllm-attempt"),
-            deadline_ms=_number(headers, "x-sllm-deadline-ms"),
-            tenant=_text(headers, "x-sllm-tenant"),
-            priority=_number(headers, "x-sllm-priority"),
-            cache_salt=_text(headers, "x-sllm-cache-salt"),
-            seed=_number(headers, "x-sllm-seed"),
+            attempt=number_header(headers, "x-sllm-attempt"),
+            deadline_ms=number_header(headers, "x-sllm-deadline-ms"),
+            tenant=text_header(headers, TENANT_HEADER),
+            priority=number_header(headers, "x-sllm-priority"),
+            cache_salt=text_header(headers, "x-sllm-cache-salt"),
+            seed=number_header(headers, SEED_HEADER),
+            hop=number_header(headers, HOP_HEADER) if HOP_HEADER in headers else 0,
         )
 
 
-def _text(headers: Mapping[str, str], name: str) -> str:
+def text_header(headers: Mapping[str, str], name: str) -> str:
+    """Raises WireError when it is missing."""
     value = headers.get(name)
     if value is None:
         raise WireError(f"header {name} is missing", source="agent")
     return value
 
 
-def _number(headers: Mapping[str, str], name: str) -> int:
-    value = _text(headers, name)
+def number_header(headers: Mapping[str, str], name: str) -> int:
+    """Raises WireError when it is missing or no integer."""
+    value = text_header(headers, name)
     digits = value[1:] if value.startswith("-") else value
     if not digits.isdigit() or len(digits) > 20:
         raise WireError(f"header {name}: {value[:40]!r} is not an integer", source="agent")

@@ -104,3 +104,20 @@ def test_logprobs_come_with_their_ids_but_for_the_stop_id() -> None:
             spelled += [choice.token.spelling for choice in piece.logprobs or ()]
     assert b"".join(spelled).decode() == "naïve 🙂"
     assert len(spelled) == len(ids)
+
+
+@given(st.text(max_size=60), st.integers(0, 200), st.sampled_from([(), ("ab",), ("a", "好b")]))
+def test_replayed_answer_goes_on_as_if_it_had_not_been_cut(
+    text: str, cut: int, stops: tuple[str, ...]
+) -> None:
+    ids = [*TEXT.encode(text + "x"), IM_END_ID]
+    uncut = pieces_of(ids, stops=stops, finish="stop")
+    before, after = uncut[: cut % len(uncut)], uncut[cut % len(uncut) :]
+    answer = Answer(TEXT.detokenizer(), StopStrings(stops))
+    assert text_of(answer.replay(ids_of(before))) == text_of(before)
+    rest = []
+    for index, token_id in enumerate(ids_of(after), start=len(ids_of(before)) + 1):
+        finish: FinishReason | None = "stop" if index == len(ids) else None
+        piece = answer.push(TokenEvent("r", token_id, finish=finish), index)
+        rest += [] if piece is None else [piece]
+    assert rest == after

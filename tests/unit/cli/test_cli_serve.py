@@ -81,4 +81,5 @@ def test_help_lists_the_flags_by_section() -> None:
         "Ingest:",
         "Sources:",
         "Metadata:",
+        "Tls:",
     ]

@@ -8,6 +8,8 @@ import pytest
 
 from serverlessllm.metadata.records import ModelRecord
 from serverlessllm.orchestrator.agent_link import AgentLink
+from serverlessllm.orchestrator.agents import Agents
+from serverlessllm.orchestrator.breakers import Breakers
 from serverlessllm.orchestrator.decisions import DecisionRing
 from serverlessllm.orchestrator.node_feed import NodeFeed
 from serverlessllm.orchestrator.placement.score import DEFAULT_WEIGHTS
@@ -15,6 +17,7 @@ from serverlessllm.orchestrator.prefill_costs import PrefillCosts
 from serverlessllm.orchestrator.prompt import Prompt
 from serverlessllm.orchestrator.replicas import Replica, ReplicaTable
 from serverlessllm.orchestrator.routing import MAX_LOOKED_AT, Routing
+from serverlessllm.telemetry.metrics import OrchestratorMetrics
 from serverlessllm.telemetry.timeline import Timeline
 from serverlessllm.wire import openai
 from serverlessllm.wire.agent import AgentStatus, ReplicaStatus
@@ -45,8 +48,9 @@ class Scene:
         self.table = ReplicaTable(clock)
         self.costs = PrefillCosts()
         self.decisions = DecisionRing()
+        breakers = Breakers(Agents([], "s", clock, Deaf()), OrchestratorMetrics())
         self.routing = Routing(
-            self.table, self.costs, self.decisions, NodeFeed(), lambda: DEFAULT_WEIGHTS, clock
+            self.table, self.costs, self.decisions, NodeFeed(), lambda: DEFAULT_WEIGHTS, clock, breakers
         )
         self.replicas = [self._replica(number, clock) for number in range(1, 1 + num_replicas)]
         self.one, self.two = self.replicas[:2]

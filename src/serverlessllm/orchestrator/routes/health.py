@@ -36,10 +36,12 @@ async def readyz(request: web.Request) -> web.Response:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """`GET /metrics`: Prometheus' text format."""
-    return web.Response(
-        body=request.app[ORCHESTRATOR].metrics.render(), headers={"Content-Type": CONTENT_TYPE}
-    )
+    """`GET /metrics`: Prometheus' text format; of all workers, if there are several."""
+    orchestrator = request.app[ORCHESTRATOR]
+    body = orchestrator.render_metrics()
+    if orchestrator.siblings is not None:
+        body = await orchestrator.siblings.metrics(body)
+    return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
 
 
 async def openapi(request: web.Request) -> web.Response:

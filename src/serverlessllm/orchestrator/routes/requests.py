@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from serverlessllm.errors import InvalidRequestError
+from serverlessllm.errors import InvalidRequestError, NotFoundError
 from serverlessllm.orchestrator.app_key import ORCHESTRATOR
 from serverlessllm.orchestrator.replies import json_reply
 from serverlessllm.wire.admin import RequestList
@@ -30,12 +30,25 @@ def add_routes(router: web.UrlDispatcher) -> None:
 async def list_requests(request: web.Request) -> web.Response:
     """`GET /admin/requests?limit=N`: the newest first."""
     limit = _limit(request.query.get("limit"))
-    return json_reply(RequestList(requests=request.app[ORCHESTRATOR].views.requests(limit)))
+    orchestrator = request.app[ORCHESTRATOR]
+    found = orchestrator.views.requests(limit)
+    if orchestrator.siblings is not None:
+        found = await orchestrator.siblings.requests(found, limit)
+    return json_reply(RequestList(requests=found))
 
 
 async def get_request(request: web.Request) -> web.Response:
-    """`GET /admin/requests/{id}`."""
-    return json_reply(request.app[ORCHESTRATOR].views.request(request.match_info["id"]))
+    """`GET /admin/requests/{id}`: also one that another worker served."""
+    orchestrator, request_id = request.app[ORCHESTRATOR], request.match_info["id"]
+    try:
+        return json_reply(orchestrator.views.request(request_id))
+    except NotFoundError:
+        if orchestrator.siblings is None:
+            raise
+        detail = await orchestrator.siblings.request(request_id)
+        if detail is None:
+            raise
+        return json_reply(detail)
 
 
 async def list_decisions(request: web.Request) -> web.Response:

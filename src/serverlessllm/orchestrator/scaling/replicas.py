@@ -54,7 +54,9 @@ class ReplicaScaler:
         metrics: OrchestratorMetrics,
         clock: Clock,
         is_leader: Callable[[], bool],
+        shunned: Callable[[], frozenset[str]],
     ) -> None:
+        """`shunned()`: ids of agents on which nothing should be loaded now."""
         self._models = models
         self._table = table
         self._feed = feed
@@ -64,6 +66,7 @@ class ReplicaScaler:
         self._metrics = metrics
         self._clock = clock
         self._is_leader = is_leader
+        self._shunned = shunned
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._num_long: dict[str, int] = {}
         self._spare_since_s: dict[str, float] = {}
@@ -113,7 +116,7 @@ class ReplicaScaler:
         waiting_s = wait_s(loads)
         is_long = False
         if may_grow and waiting_s > 0:
-            decision = self._placer.decide(record, _agents_of(replicas))
+            decision = self._placer.decide(record, _agents_of(replicas) | self._shunned())
             is_long = decision.picked is not None and waiting_s > _start_s(decision)
         self._num_long[record.name] = self._num_long.get(record.name, 0) + 1 if is_long else 0
         return self._num_long[record.name] >= NUM_LOOKS
@@ -126,7 +129,7 @@ class ReplicaScaler:
         return now_s - self._spare_since_s.setdefault(record.name, now_s) >= SPARE_S
 
     def _grow(self, record: ModelRecord, replicas: list[Replica]) -> None:
-        decision = self._placer.decide(record, _agents_of(replicas))
+        decision = self._placer.decide(record, _agents_of(replicas) | self._shunned())
         link = self._placer.link(decision)
         if link is not None:
             self._spawn(record.name, self._bring_up(record, link, decision))
@@ -161,7 +164,7 @@ class ReplicaScaler:
         ]
         if len(holders) > len(loads):
             return  # the next replica has a place already
-        decision = self._placer.decide(record, holders)
+        decision = self._placer.decide(record, {*holders, *self._shunned()})
         link = self._placer.link(decision)
         if link is None or decision.picked is None:
             return

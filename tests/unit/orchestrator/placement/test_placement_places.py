@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serverlessllm.orchestrator.placement.places import EMPTY, Places
@@ -11,6 +11,7 @@ from serverlessllm.orchestrator.placement.places import EMPTY, Places
 STEPS = st.lists(st.tuples(st.booleans(), st.integers(0, 20), st.integers(0, 12), st.booleans()), max_size=80)
 
 
+@settings(deadline=None)
 @given(STEPS)
 def test_places_hold_what_was_put_and_not_removed(steps: list[tuple[bool, int, int, bool]]) -> None:
     places = Places(num_rows=2, num_places=2)
