@@ -163,6 +163,9 @@ class LoaderConfig:
         "the agent started or the file changed, all, or none. What comes from elsewhere always is.",
         choices=("first", "always", "never"),
     )
+    max_disk_bytes_per_s: int = setting(
+        0, "Most that loads read from the node's own disk each second, together; 0: no bound.", low=0
+    )
     nvme_budget_bytes: int = setting(
         0, "Disk for artifacts; 0 takes all but a twentieth of the file system.", low=0
     )

@@ -16,7 +16,7 @@ from typing import Final
 
 from blake3 import blake3
 
-from serverlessllm.agent.disk import NodeDisk
+from serverlessllm.agent.disk import NodeDisk, revisions_on_disk
 from serverlessllm.agent.embedding import Embeddings
 from serverlessllm.agent.engines import offered_engines
 from serverlessllm.agent.event_log import EventLog
@@ -302,6 +302,8 @@ class Agent:
             dtypes=self._dtypes(),
             prefault=self._prefault_status(),
             max_num_ranks=max_num_ranks(self.config.engine),
+            max_replicas=self.config.engine.max_replicas,
+            on_disk=revisions_on_disk(self.config.data_path / "artifacts"),
         )
 
     def snapshot(self) -> Snapshot:

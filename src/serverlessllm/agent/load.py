@@ -228,9 +228,14 @@ class Load:
         revision = opened.artifact.revision
         self._note_progress("queue", 0, 0.0)
         while True:
-            leave = await self._admission.enter(self._replica, evict_idle=self._request.evict_idle)
+            leave = await self._admission.enter(
+                self._replica, evict_idle=self._request.evict_idle, losses=self._request.losses
+            )
             try:
                 self._note_admission()
+                self._parts.loader.note_losses(
+                    {revision: loss.evict_s for revision, loss in self._request.losses.items()}
+                )
                 progress = partial(self._note_read, leave)
                 report = await self._parts.loader.load(
                     revision,

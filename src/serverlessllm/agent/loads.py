@@ -13,6 +13,7 @@ from serverlessllm.agent.flight import Flight
 from serverlessllm.agent.load import Load, NodeParts
 from serverlessllm.agent.load_messages import hot_result_of
 from serverlessllm.agent.replica import Replica, ReplicaKey
+from serverlessllm.agent.warm import warm
 from serverlessllm.engine.registry import num_ranks
 from serverlessllm.errors import SllmError, StaleAttemptError
 from serverlessllm.types import EngineKind
@@ -32,11 +33,13 @@ class Loads:
         self._admission = Admission(parts.arena, self.replicas, parts.config.engine.max_replicas)
 
     async def load(self, request: LoadRequest, engine: EngineKind) -> LoadResult:
-        """Bring a replica up, join the load that does, or report the one that is ready as hot.
+        """Bring a replica up, join the load that does, or report the one that is ready as hot; or only the bytes.
 
         Cancelled when the last caller leaves. Raises: StaleAttemptError; InsufficientMemoryError; CapacityError when
         no room came free in time; CheckpointError; ModelLoadError; ReplicaGoneError when an unload stopped it.
         """
+        if request.warm_only:
+            return await warm(self._parts, self._artifacts, request)
         key = ReplicaKey(request.model, request.revision)
         while (replica := self.replicas.get(key)) is not None:
             self.fence(replica, request.attempt)

@@ -264,11 +264,13 @@ class Replica:
             self._unbinding = asyncio.create_task(self._unbind())
         return self._unbinding
 
-    def as_holder(self) -> Holder:
-        """As `room.py` sees it: what it holds, and for how long nobody has used it."""
+    def as_holder(self, loss_s: float = 0.0) -> Holder:
+        """As `room.py` sees it: what it holds, for how long nobody has used it, and what its going would cost."""
         idle_s = self._seats.idle_s
         is_spare = self.is_idle and (self._seats.had_request or idle_s >= FIRST_REQUEST_GRACE_S)
-        return Holder(self.key.model, self.key.revision, self.held_bytes, idle_s if is_spare else None)
+        return Holder(
+            self.key.model, self.key.revision, self.held_bytes, idle_s if is_spare else None, loss_s
+        )
 
     def status(self) -> ReplicaStatus:
         """As the wire says it."""
@@ -284,6 +286,8 @@ class Replica:
             num_queued=self._seats.num_waiting,
             idle_s=self._seats.idle_s if self.is_idle else 0.0,
             is_loading=self.is_loading,
+            num_seats=self._seats.num_together,
+            request_s=round(self._seats.mean_request_s, 4),
         )
 
     def gone_error(self) -> ReplicaGoneError:

@@ -84,6 +84,20 @@ class EngineOption(click.ParamType[tuple[str, float]]):
     default=None,
     help="Fetch and convert at the first call, or now; without either, what lies elsewhere at the first call.",
 )
+@click.option(
+    "--min-replicas",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Replicas that never sleep.",
+)
+@click.option(
+    "--max-replicas",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Most replicas while its queue is long; without it one per node.",
+)
 @click.option("--no-wait", is_flag=True, help="Return at once; `sllm model show NAME` tells how far it is.")
 @server_options
 def add(
@@ -96,6 +110,8 @@ def add(
     options: tuple[tuple[str, float], ...],
     num_ranks: int | None,
     lazy: bool | None,
+    min_replicas: int,
+    max_replicas: int | None,
     no_wait: bool,
 ) -> None:
     """Register SOURCE as model NAME.
@@ -111,6 +127,8 @@ def add(
         "keep_alive_s": keep_alive_s,
         "options": dict(options) | ({} if num_ranks is None else {TENSOR_PARALLEL_OPTION: float(num_ranks)}),
         "lazy": lazy,
+        "min_replicas": min_replicas,
+        "max_replicas": max_replicas,
     }
     with session.client() as client:
         view = _register(

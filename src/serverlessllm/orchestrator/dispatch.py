@@ -114,6 +114,7 @@ class Dispatch:
     async def answer(self, call: Call, found: FoundRun | None = None) -> web.StreamResponse:
         """The whole answer, beginning with what was `found` of it. Raises the error that ended it."""
         timeline = call.timeline
+        self._routing.note_call(call.record)
         while True:
             replica = found.replica if found is not None else await self._replica(call)
             timeline.state, timeline.revision, timeline.attempt = "running", replica.revision, replica.attempt
