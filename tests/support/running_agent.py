@@ -23,6 +23,7 @@ from serverlessllm.clock import SystemClock
 from serverlessllm.config import MIB, Config, replace
 from serverlessllm.engine.simulated.engine import expected_ids
 from serverlessllm.text.tokenizer import TextModel
+from serverlessllm.types import EngineKind
 from serverlessllm.wire.agent import SECRET_HEADER, AgentStatus, InferHeaders, LoadResult
 from serverlessllm.wire.openai import Endpoint
 from serverlessllm.wire.resume import CONTENT_TYPE, ResumeHead, encode_resume
@@ -110,12 +111,12 @@ class AgentClient:
     async def load(
         self, artifact: Artifact, model: str = "m", *, attempt: int = 1, **fields: object
     ) -> Reply:
-        """`POST /load` for the simulated engine."""
+        """`POST /load` for the agent's engine."""
         body = {
             "model": model,
             "revision": artifact.revision,
             "artifact": str(artifact.directory),
-            "engine": "simulated",
+            "engine": self.agent.engines[0],
             "attempt": attempt,
         }
         return await self.post("/load", body | fields)
@@ -164,10 +165,30 @@ class AgentClient:
     ) -> Reply:
         """`POST /infer` of a request whose answer was begun elsewhere: the next run of it."""
         sent = infer_headers(artifact, model, endpoint, **{"hop": 1} | headers).encode()
-        sent |= {SECRET_HEADER: SECRET, "content-type": CONTENT_TYPE}
         data = encode_resume(head, infer_body(model, endpoint, body))
-        async with self.session.post(f"{self.url}/infer", data=data, headers=sent) as response:
+        async with self._resuming(sent, data) as response:
             return await _read(response)
+
+    async def resume_raw(
+        self, artifact: Artifact, head: ResumeHead, body: dict[str, Any], *, hop: int
+    ) -> bytes:
+        """The bytes of such a chat's rest."""
+        sent = infer_headers(artifact, "m", "chat", hop=hop).encode()
+        async with self._resuming(sent, encode_resume(head, infer_body("m", "chat", body))) as response:
+            return await response.read()
+
+    def _resuming(self, sent: dict[str, str], data: bytes) -> aiohttp.client._RequestContextManager:
+        headers = sent | {SECRET_HEADER: SECRET, "content-type": CONTENT_TYPE}
+        return self.session.post(f"{self.url}/infer", data=data, headers=headers)
+
+    async def raw(
+        self, artifact: Artifact, body: dict[str, Any], *, endpoint: Endpoint = "chat", **headers: Any
+    ) -> bytes:
+        """A stream's bytes, as an orchestrator gets them."""
+        sent = infer_headers(artifact, "m", endpoint, **headers).encode() | {SECRET_HEADER: SECRET}
+        data = infer_body("m", endpoint, body)
+        async with self.session.post(f"{self.url}/infer", data=data, headers=sent) as response:
+            return await response.read()
 
     async def attach(self, from_seq: int, name: RunName = LAST_RUN) -> Reply:
         """`GET /infer/{request_id}`: the rest of a stream that runs or ran here."""
@@ -252,7 +273,9 @@ def text_of(artifact: Artifact, token_ids: Sequence[int]) -> str:
 
 
 @asynccontextmanager
-async def running_agent(data_dir: Path, **sections: dict[str, Any]) -> AsyncIterator[AgentClient]:
+async def running_agent(
+    data_dir: Path, engine_kind: EngineKind = "simulated", /, **sections: dict[str, Any]
+) -> AsyncIterator[AgentClient]:
     """Start an agent with the given settings by section, serve it on a free port, stop it at the end."""
     small = {
         "data_dir": str(data_dir),
@@ -262,7 +285,7 @@ async def running_agent(data_dir: Path, **sections: dict[str, Any]) -> AsyncIter
     for section, values in sections.items():
         small[section] = {**small.get(section, {}), **values}  # type: ignore[dict-item]  # sections are mappings
     config: Config = replace(Config(), small)
-    agent = Agent(config, SECRET, SystemClock(), engines=["simulated"])
+    agent = Agent(config, SECRET, SystemClock(), engines=[engine_kind])
     await agent.start()
     try:
         server = await start_http(create_app(agent), listen("127.0.0.1", 0, key="agent.port"))
