@@ -185,9 +185,9 @@ async def test_cancelled_request_closes_its_connection() -> None:
         await asyncio.wait_for(gone.wait(), 30)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:80", "ftp://a:1", "http://no-port", "https://a:1"])
+@pytest.mark.parametrize("address", ["127.0.0.1:80", "ftp://a:1", "http://no-port", "https://no-port"])
 def test_other_addresses_are_refused(address: str) -> None:
-    with pytest.raises(ConfigError, match="http://host:port"):
+    with pytest.raises(ConfigError, match="host:port"):
         Upstream(address)
 
 
