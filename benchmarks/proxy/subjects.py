@@ -73,9 +73,12 @@ def cores() -> tuple[set[int], set[int]]:
 
 @contextmanager
 def process(
-    argv: list[str], log: Path, affinity: set[int], env: Mapping[str, str] | None = None
+    argv: list[str],
+    log: Path,
+    affinity: set[int] | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A child on its cores, ended with its whole group."""
+    """A child on its cores (all, unless told), ended with its whole group."""
     with log.open("wb") as out:
         child = subprocess.Popen(
             argv,
@@ -85,7 +88,7 @@ def process(
             env={**os.environ, **(env or {})},
             cwd=ROOT,
             start_new_session=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, affinity),
+            preexec_fn=lambda: os.sched_setaffinity(0, affinity or os.sched_getaffinity(0)),
         )
     try:
         yield child

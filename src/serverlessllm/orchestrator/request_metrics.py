@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from operator import attrgetter
 from typing import Final
 
 from prometheus_client import Counter, Histogram
@@ -23,6 +25,11 @@ NO_TIER = "none"
 
 KV_MEMORY: Final = 0.99
 """How much of the sums behind the hit ratio outlives each further request of a model."""
+
+
+_durations_ms: Final[Callable[[Timeline], tuple[float, ...]]] = attrgetter(
+    *(f"{phase}_ms" for phase in PHASES)
+)
 
 
 class RequestMetrics:
@@ -89,8 +96,7 @@ class RequestMetrics:
         self._count_cached(timeline)
         self._ttft(timeline.model, timeline.start).observe(timeline.ttft_ms / 1e3)
         tier = timeline.tier or NO_TIER
-        for phase in PHASES:
-            duration_ms = float(getattr(timeline, f"{phase}_ms"))
+        for phase, duration_ms in zip(PHASES, _durations_ms(timeline), strict=True):
             if duration_ms:
                 self._phase(timeline.start, tier, phase).observe(duration_ms / 1e3)
         if timeline.is_stream and num_tokens > 1:

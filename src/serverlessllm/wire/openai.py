@@ -198,7 +198,10 @@ _BOUNDED_FIELDS: Final[_Readers] = {kind: _reader(kind, BOUNDS) for kind in (Cha
 def _given(request: ChatRequest | CompletionRequest, readers: _Readers) -> list[str]:
     """The fields with a rule that the request has a value for: mostly none, and this is on the hot path."""
     names, read = readers[type(request)]
-    return [name for name, value in zip(names, read(request)[1:], strict=True) if value is not None]
+    values = read(request)[1:]
+    if values.count(None) == len(values):
+        return []
+    return [name for name, value in zip(names, values, strict=True) if value is not None]
 
 
 def _check_fields(request: ChatRequest | CompletionRequest) -> None:
@@ -226,7 +229,7 @@ def _check_fields(request: ChatRequest | CompletionRequest) -> None:
     stops = request.stops
     if len(stops) > MAX_STOPS:
         raise InvalidRequestError(f"stop: at most {MAX_STOPS} strings", param="stop")
-    if any(not stop or len(stop.encode("utf-8", "replace")) > MAX_STOP_BYTES for stop in stops):
+    if stops and any(not stop or len(stop.encode("utf-8", "replace")) > MAX_STOP_BYTES for stop in stops):
         raise InvalidRequestError(f"stop: strings of 1 to {MAX_STOP_BYTES} bytes", param="stop")
 
 
