@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the system packages that the tests need, says which, and does nothing when they are there.
 # chromium: the browser in which the console's tests run. redis-server, etcd-server: metadata stores of a cluster.
+# iproute2: networks of hosts on one machine, which tests cut.
 # With `bench` as its argument, those of the benchmarks instead: nginx, curl and b3sum for benchmarks/fetch, and
 # iproute2 for its slow links.
 set -euo pipefail
@@ -15,6 +16,7 @@ else
   need chromium chromium
   need redis-server redis-server
   need etcd etcd-server
+  need ip iproute2
 fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 if ! command -v apt-get >/dev/null || [ "$(id -u)" -ne 0 ]; then
