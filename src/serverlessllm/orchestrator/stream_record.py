@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a client has of its stream: the bytes that went to it, read only when the stream has to go on elsewhere.
 
-Keeping costs one list entry per chunk. Above `MAX_RAW_BYTES`, some thousand tokens, the oldest are read early, one for
-each that comes, and only ids and counts of them are kept: 8 bytes per id. Pure; knows no connection.
+Keeping costs one list entry per chunk. Above `MAX_RAW_BYTES`, some thousand tokens, the oldest are read early, one
+for each that comes, and only ids and counts of them are kept: 8 bytes per id. Pure; knows no connection.
 """
 
 from __future__ import annotations
