@@ -8,6 +8,7 @@ watched for after a run's first event, by a timer for the stream and not for eac
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -26,6 +27,7 @@ from serverlessllm.orchestrator.call import Call, TryAgain
 from serverlessllm.orchestrator.request_metrics import RequestMetrics
 from serverlessllm.orchestrator.stream_record import StreamRecord
 from serverlessllm.orchestrator.upstream import UpstreamResponse
+from serverlessllm.wire import sse
 from serverlessllm.wire.sse import StreamRelay, after
 
 ERROR_LINE: Final = b'data: {"error"'
@@ -116,12 +118,28 @@ class Relay:
                     events = self._unseen(events)
                 if events:
                     await exchange.forward(events)
+                    if not self._has_seen:
+                        response.divert(partial(self._pass_on, relay, silence))
             cut: SllmError = UnreachableError("the agent ended the stream before [DONE]", source="agent")
         except (UnreachableError, WireError) as error:
             cut = error
         finally:
             silence.stop()
         raise TryAgain(cut)
+
+    def _pass_on(self, relay: StreamRelay, silence: Silence, data: bytes) -> bool:
+        """The usual chunk, as it arrives. False for what `run` must see: the end, halves, a client that is slow."""
+        if relay.has_tail or sse.DONE in data or not self._exchange.is_flowing:
+            return False
+        silence.num_reads += 1
+        events = relay.feed(data)
+        if events:
+            record = self._record
+            record.seq = relay.seq or record.seq
+            self._metrics.progressed(self._exchange.timeline, record.seq)
+            record.keep(events)
+            self._exchange.forward_now(events)
+        return True
 
     def _unseen(self, events: bytes) -> bytes:
         """Without what a client that came back has already."""

@@ -79,6 +79,11 @@ class StreamRelay:
         self.is_done = False
         self.seq = 0
 
+    @property
+    def has_tail(self) -> bool:
+        """Whether half an event waits for its rest."""
+        return bool(self._tail)
+
     def feed(self, data: bytes) -> bytes:
         """Take received bytes. Raises WireError if an event outgrows MAX_TAIL_BYTES."""
         if self._tail:
