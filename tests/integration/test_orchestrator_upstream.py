@@ -189,3 +189,24 @@ async def test_cancelled_request_closes_its_connection() -> None:
 def test_other_addresses_are_refused(address: str) -> None:
     with pytest.raises(ConfigError, match="host:port"):
         Upstream(address)
+
+
+async def test_request_on_a_kept_connection_is_not_sent_again_when_its_agent_is_given_up() -> None:
+    requests: list[bytes] = []
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append(await read_request(reader))
+        writer.write(OK)
+        requests.append(await read_request(reader))
+        await reader.read()
+
+    async with upstream_to(script) as upstream:
+        response = await upstream.send("POST", "/infer", b"", b"{}")
+        await response.read_all(10)
+        response.close()
+        waiting = asyncio.create_task(upstream.send("POST", "/infer", b"", b"{}"))
+        await eventually(lambda: len(requests) == 2)
+        upstream.abort()
+        with pytest.raises(UnreachableError, match="given up"):
+            await waiting
+    assert len(requests) == 2

@@ -13,12 +13,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
+import msgspec
+
 from serverlessllm.errors import MetadataUnavailableError
 from serverlessllm.metadata.keys import Keys
 from serverlessllm.metadata.records import AgentRecord, encode
 from serverlessllm.metadata.store import Lease, LeaseExpiredError, MetadataStore
 
-TTL_S: Final = 10.0
 RETRY_S: Final = 0.5
 
 _log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ class Membership:
     """`start`, then `stop`. `open_store` is called until it succeeds."""
 
     def __init__(
-        self, open_store: Callable[[], Awaitable[MetadataStore]], record: AgentRecord, *, ttl_s: float = TTL_S
+        self, open_store: Callable[[], Awaitable[MetadataStore]], record: AgentRecord, *, ttl_s: float = 10.0
     ) -> None:
         self._open_store = open_store
         self._record = record
@@ -40,6 +41,13 @@ class Membership:
     def start(self) -> None:
         """Join, and stay a member; does not wait for the store."""
         self._task = asyncio.create_task(self._run(), name="membership")
+
+    async def say_stopping(self) -> None:
+        """Tell orchestrators that this agent takes nothing new; they may not hear it while the store is away."""
+        self._record = msgspec.structs.replace(self._record, is_stopping=True)
+        if self._store is not None and self._lease is not None:
+            with suppress(MetadataUnavailableError, LeaseExpiredError):
+                await self._store.put(Keys.agent(self._record.id), encode(self._record), lease=self._lease)
 
     async def stop(self) -> None:
         """Leave: orchestrators are told at once."""

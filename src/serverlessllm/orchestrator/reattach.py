@@ -2,7 +2,8 @@
 """Finds the run of a stream whose client came back: it lost its connection together with another orchestrator.
 
 Agents keep such runs by tenant and request id (`wire/run_name.py`). Those that have a replica of the model are asked
-first, then the others. Where several have a run of the request, the last one counts and the others are ended.
+first, then the others. Where several have a run of the request, the last one counts and the others are ended. An
+agent that does not answer, or that an orchestrator which has just started does not hear yet, may be the one.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from serverlessllm.metadata.records import ModelRecord
 from serverlessllm.orchestrator.agent_link import AgentLink
 from serverlessllm.orchestrator.agents import Agents
 from serverlessllm.orchestrator.replicas import Replica, ReplicaTable
-from serverlessllm.orchestrator.runs import ASK_TIMEOUT_S, Runs
+from serverlessllm.orchestrator.runs import Runs
 from serverlessllm.orchestrator.upstream import UpstreamResponse
 from serverlessllm.wire.agent import CREATED_HEADER, HOP_HEADER, SEED_HEADER, number_header
 from serverlessllm.wire.run_name import RunName
 
 MAX_AT_ONCE: Final = 32
-POLL_S: Final = 0.1
 GONE_STATUS: Final = 410
+PATIENCE_S: Final = 15.0
+"""How long silent agents are waited for; one that is dead loses its lease before."""
+LOOK_AGAIN_S: Final = 0.2
 
 
 class FoundRun(NamedTuple):
@@ -48,21 +51,27 @@ class Reattach:
         self._runs = runs
 
     async def find(self, record: ModelRecord, name: RunName, last_seq: int) -> FoundRun | None:
-        """The run, so that at least all after `last_seq` comes; None: no agent that answers has it.
+        """The run, so that at least all after `last_seq` comes; None: no agent has it.
+
+        Where `last_seq` is 0, silent agents are not waited for: nothing is lost with what they have.
 
         Raises: AnswerGoneError when it is there, but not what follows `last_seq`; UnreachableError when it was not
-        found and some agent did not answer, WireError.
+        found and some agent stayed silent, WireError.
         """
-        found = await self._search(record, name, last_seq)
-        if found is None and self._unseen():
-            await self._until_known()
-            found = await self._search(record, name, last_seq)
-            if found is None and (unseen := self._unseen()):
-                raise UnreachableError(f"agent {unseen[0].address} cannot be asked now", source="agent")
-        return found
+        clock = asyncio.get_running_loop().time
+        until_s = clock() + PATIENCE_S
+        while True:
+            try:
+                return await self._look(record, name, last_seq)
+            except UnreachableError:
+                if not last_seq:
+                    return None
+                if clock() >= until_s:
+                    raise
+            await asyncio.sleep(LOOK_AGAIN_S)
 
-    async def _search(self, record: ModelRecord, name: RunName, last_seq: int) -> FoundRun | None:
-        """Ask those that are alive. Raises as `find`."""
+    async def _look(self, record: ModelRecord, name: RunName, last_seq: int) -> FoundRun | None:
+        """Ask every agent once."""
         replicas = {
             replica.link.address: replica
             for replica in self._table.all()
@@ -71,7 +80,7 @@ class Reattach:
         others = [link for link in self._agents.alive() if link.address not in replicas]
         groups = [[replica.link for replica in replicas.values()]]
         groups += [others[start : start + MAX_AT_ONCE] for start in range(0, len(others), MAX_AT_ONCE)]
-        silent: UnreachableError | None = None
+        silent = self._silent()
         for links in groups:
             answers = await asyncio.gather(*(self._ask(link, name, last_seq) for link in links))
             found = self._choose([answer for answer in answers if isinstance(answer, FoundRun)])
@@ -85,16 +94,14 @@ class Reattach:
             raise silent
         return None
 
-    def _unseen(self) -> list[AgentLink]:
-        """Agents of the cluster that do not answer: the run may be there."""
-        return [link for link in self._agents.links if not link.is_alive]
-
-    async def _until_known(self) -> None:
-        """We may have started a moment ago, and the client come back before our agents were heard of."""
-        for _ in range(round(ASK_TIMEOUT_S / POLL_S)):
-            if not self._unseen():
-                return
-            await asyncio.sleep(POLL_S)
+    def _silent(self) -> UnreachableError | None:
+        """For an agent of the cluster that does not speak to us."""
+        link = next((link for link in self._agents.links if not link.is_alive and link.problem is None), None)
+        if link is None:
+            return None
+        return UnreachableError(
+            f"agent {link.address} may have the answer, and does not speak", source="agent"
+        )
 
     async def _ask(
         self, link: AgentLink, name: RunName, last_seq: int

@@ -23,11 +23,10 @@ from serverlessllm.errors import (
     WireError,
     from_openai,
 )
-from serverlessllm.orchestrator.call import Call, TryAgain
+from serverlessllm.orchestrator.call import Call, Moved, TryAgain
 from serverlessllm.orchestrator.request_metrics import RequestMetrics
 from serverlessllm.orchestrator.stream_record import StreamRecord
 from serverlessllm.orchestrator.upstream import UpstreamResponse
-from serverlessllm.wire import sse
 from serverlessllm.wire.sse import StreamRelay, after
 
 ERROR_LINE: Final = b'data: {"error"'
@@ -86,7 +85,9 @@ class Relay:
         self._has_seen = call.last_seq > 0
 
     async def run(self, response: UpstreamResponse) -> web.StreamResponse:
-        """To the stream's end. Raises TryAgain when the run breaks before it; ConnectionResetError."""
+        """To the stream's end. Raises TryAgain when the run breaks before it, Moved when its agent hands it over;
+        ConnectionResetError.
+        """
         relay, exchange, record = StreamRelay(), self._exchange, self._record
         silence = Silence(response, self._stall_timeout_s)
         has_begun = False
@@ -100,6 +101,8 @@ class Relay:
                     break
                 events = relay.feed(data)
                 if not events:
+                    if relay.moving is not None:
+                        raise Moved(relay.moving)
                     continue
                 if relay.is_done:
                     events = await self._without_error(events)
@@ -120,6 +123,8 @@ class Relay:
                     await exchange.forward(events)
                     if not self._has_seen:
                         response.divert(partial(self._pass_on, relay, silence))
+                if relay.moving is not None:
+                    raise Moved(relay.moving)
             cut: SllmError = UnreachableError("the agent ended the stream before [DONE]", source="agent")
         except (UnreachableError, WireError) as error:
             cut = error
@@ -129,7 +134,7 @@ class Relay:
 
     def _pass_on(self, relay: StreamRelay, silence: Silence, data: bytes) -> bool:
         """The usual chunk, as it arrives. False for what `run` must see: the end, halves, a client that is slow."""
-        if relay.has_tail or sse.DONE in data or not self._exchange.is_flowing:
+        if not relay.is_plain(data) or not self._exchange.is_flowing:
             return False
         silence.num_reads += 1
         events = relay.feed(data)

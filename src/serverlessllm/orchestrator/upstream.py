@@ -329,6 +329,9 @@ class Upstream:
             self._idle.remove(connection)
 
     def abort(self) -> None:
-        """Close every connection: the agent is gone, or we stop. What waits on them is told."""
+        """Close every connection: the agent is gone, or we stop. What waits on them is told, and not sent again.
+
+        It may have arrived, or arrive later: sent twice, one would take the other's place.
+        """
         for connection in list(self._open):
-            connection.abort()
+            connection.fail(UnreachableError(f"agent {self.address} was given up", source="agent"))
