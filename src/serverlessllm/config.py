@@ -110,6 +110,9 @@ class AgentConfig:
         low=0.0,
         high=3600.0,
     )
+    stopped_worker_grace_s: float = setting(
+        10.0, "How long a worker may be stopped (SIGSTOP) before it is ended; 0: for ever.", low=0.0
+    )
     load_timeout_s: float = setting(
         120.0, "Longest load and bind of a replica before it counts as failed.", low=1.0
     )

@@ -31,6 +31,7 @@ from serverlessllm.agent.reporter import Reporter
 from serverlessllm.agent.running_answer import RunningAnswer
 from serverlessllm.agent.running_answers import RunningAnswers
 from serverlessllm.agent.standby import Standbys
+from serverlessllm.agent.stopped_workers import StoppedWorkers
 from serverlessllm.arena.arena import Arena
 from serverlessllm.arena.prefault import Prefaulter
 from serverlessllm.clock import Clock
@@ -153,6 +154,7 @@ class Agent:
         self._tasks = [
             asyncio.create_task(self._ready_adopted(arena.adopted)),
             asyncio.create_task(self._watch_slots()),
+            asyncio.create_task(StoppedWorkers(self._worker_pids, config.agent.stopped_worker_grace_s).run()),
         ]
         self.is_running = True
 
@@ -291,6 +293,11 @@ class Agent:
         if any(not replica.is_idle for replica in replicas):
             return True
         return any(state.num_priming for state in self._parts.slots.states().values())
+
+    def _worker_pids(self) -> list[int]:
+        """Of every replica that has a worker."""
+        pids = [replica.pid for replica in self._loads.replicas.values()]
+        return [pid for pid in pids if pid is not None]
 
     def _bound_revisions(self) -> list[str]:
         """Of every replica that is not gone."""

@@ -129,6 +129,11 @@ class Replica:
         return self._block_tokens
 
     @property
+    def pid(self) -> int | None:
+        """Of its worker; None before it has one."""
+        return None if self._slot is None else self._slot.pid
+
+    @property
     def can_stream(self) -> bool:
         """Whether its slot takes weights that are still arriving."""
         return self._slot is not None and self._slot.hello.streams
@@ -268,7 +273,7 @@ class Replica:
             state=self.state,
             engine=self.engine,
             device_set="cpu",
-            pid=None if self._slot is None else self._slot.pid,
+            pid=self.pid,
             num_running=self._seats.num_taken,
             num_queued=self._seats.num_waiting,
             idle_s=self._seats.idle_s if self.is_idle else 0.0,

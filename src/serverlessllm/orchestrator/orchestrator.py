@@ -133,7 +133,7 @@ class Orchestrator:
         metrics = RequestMetrics(self.metrics, clock)
         holding = Holding(self.wakes, self.agents, self.config, clock)
         dispatch = Dispatch(
-            routing, self._table, holding, self._breakers, metrics, self.agents, self.config, secret, clock
+            self.agents, routing, self._table, holding, self._breakers, metrics, self.config, secret, clock
         )
         return Proxy(self.models, self.ring, dispatch, metrics, self.config, secret, clock)
 

@@ -15,6 +15,8 @@ from serverlessllm.telemetry.timeline import Timeline
 from serverlessllm.types import PHASES
 from serverlessllm.wire.hop import Hop, Resumption
 
+RETURNED: Final = "client_returned"
+"""Why a stream is attached to, where its former orchestrator is the one that was lost."""
 NO_TIER = "none"
 """The `tier` label of a hot start: no bytes moved."""
 
@@ -65,6 +67,11 @@ class RequestMetrics:
         timeline.hops.append(Hop(agent_id, seq, how, "", pause_s * 1e3))
         self._metrics.moves.labels(how).inc()
         self._metrics.move_pause_seconds.labels(timeline.model).observe(pause_s)
+
+    def rejoined(self, timeline: Timeline, seq: int) -> None:
+        """A client came back for what follows `seq` of its stream."""
+        timeline.hops.append(Hop(timeline.agent_id or "", seq, "attached", RETURNED))
+        self._metrics.resumes.labels(RETURNED, "attached").inc()
 
     def progressed(self, timeline: Timeline, seq: int) -> None:
         """A read of the stream brought it to `seq` ids."""
