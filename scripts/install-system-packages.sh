@@ -2,6 +2,7 @@
 # Installs the system packages that the tests need, says which, and does nothing when they are there.
 # chromium: the browser in which the console's tests run. redis-server, etcd-server: metadata stores of a cluster.
 # iproute2: networks of hosts on one machine, which tests cut.
+# prometheus, prometheus-alertmanager: what scrapes, judges and wakes; the monitoring's tests run the real ones.
 # With `bench` as its argument, those of the benchmarks instead: nginx, curl and b3sum for benchmarks/fetch, and
 # iproute2 for its slow links.
 set -euo pipefail
@@ -17,6 +18,8 @@ else
   need redis-server redis-server
   need etcd etcd-server
   need ip iproute2
+  need promtool prometheus
+  need prometheus-alertmanager prometheus-alertmanager
 fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 if ! command -v apt-get >/dev/null || [ "$(id -u)" -ne 0 ]; then

@@ -163,6 +163,9 @@ class LoaderConfig:
         "the agent started or the file changed, all, or none. What comes from elsewhere always is.",
         choices=("first", "always", "never"),
     )
+    max_disk_bytes_per_s: int = setting(
+        0, "Most that loads read from the node's own disk each second, together; 0: no bound.", low=0
+    )
     nvme_budget_bytes: int = setting(
         0, "Disk for artifacts; 0 takes all but a twentieth of the file system.", low=0
     )
@@ -196,6 +199,25 @@ class EngineConfig:
         "Blocks of keys and values of a replica, in use and cached; bounds its context. Running sequences have their "
         "keys and values once more, in windows as long as each. 0 takes 1/32 of the memory.",
         low=0,
+    )
+    tensor_parallel: int = setting(
+        0,
+        "Ranks of the groups of workers that wait primed beside single ones, for models added with "
+        "--tensor-parallel; 0: a group is made when it is first asked for, and one waits from then on.",
+        low=0,
+        high=64,
+    )
+    max_tensor_parallel: int = setting(
+        0,
+        "Most ranks of one model on this node; 0 takes its number of cores, and 1 on a GPU.",
+        low=0,
+        high=64,
+    )
+    packed_weights: bool = setting(
+        True,
+        "In bfloat16 on a CPU, a replica that goes on decoding copies its weights into the order that kernels read, "
+        "block by block: more tokens per second for up to 16 streams, the same ids, memory for the weights once more "
+        "(at most 1/32 of the machine's for each replica).",
     )
     layer_streaming: bool = setting(
         True, "Compute the first layers of a model while the last ones are still being loaded."
@@ -290,12 +312,45 @@ class TlsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TelemetryConfig:
+    """Traces, and what the log tells of requests. OpenTelemetry's own `OTEL_*` variables hold too."""
+
+    otlp_endpoint: str = setting(
+        "", "Where traces are sent: http[s]://HOST:PORT of an OTLP receiver (extra `otel`); empty: nowhere."
+    )
+    otlp_protocol: str = setting(
+        "grpc", "How: grpc (port 4317 by custom) or http (4318).", choices=("grpc", "http")
+    )
+    sample_ratio: float = setting(
+        1.0,
+        "Share of requests that are traced; a caller's `traceparent` decides for its own.",
+        low=0.0,
+        high=1.0,
+    )
+    log_requests: bool = setting(False, "One line of the log for each finished request, without its prompt.")
+    record_prompts: bool = setting(
+        False, "Put prompts into traces and request lines. They may hold what nobody should read."
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All sections; a process reads those that it runs."""
 
     data_dir: str = setting("~/.local/share/serverlessllm", "Artifacts, metadata, logs and run-time files.")
     log_level: str = setting(
         "info", "Least severe message to log.", choices=("debug", "info", "warning", "error")
+    )
+    stop_grace_s: float = setting(
+        20.0,
+        "How long answers under way may go on once the process was told to stop; a second signal cuts them.",
+        low=0.0,
+        high=3600.0,
+    )
+    log_format: str = setting(
+        "text",
+        "Lines of the log: text for people, json (with trace ids) for machines.",
+        choices=("text", "json"),
     )
     orchestrator: OrchestratorConfig = field(default_factory=OrchestratorConfig)
     agent: AgentConfig = field(default_factory=AgentConfig)
@@ -306,6 +361,7 @@ class Config:
     sources: SourcesConfig = field(default_factory=SourcesConfig)
     metadata: MetadataConfig = field(default_factory=MetadataConfig)
     tls: TlsConfig = field(default_factory=TlsConfig)
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
 
     @property
     def data_path(self) -> Path:
@@ -429,6 +485,7 @@ RESERVED_ENV: Final = (
     "SLLM_URL",
     "SLLM_CA",
     "SLLM_SECRET",
+    "SLLM_KEYS",
     "SLLM_METADATA_USER",
     "SLLM_METADATA_PASSWORD",
 )

@@ -25,6 +25,7 @@
     │   │   └── RequestDeadlineError 504  the caller's own deadline passed
     │   ├── ReplicaGoneError         409  (agent → orchestrator) unbound meanwhile: place again
     │   ├── StaleAttemptError        409  (agent → orchestrator) a newer attempt owns the replica
+    │   ├── MigrationRefusedError    409  a request cannot move, or not to there; it runs on where it is
     │   ├── CannotResumeError        409  (agent → orchestrator) another prompt or text than the cut stream's
     │   ├── EngineError              500  an engine reported a failure of its own
     │   ├── UnreachableError         503  (in a client) no server answers at the address
@@ -279,6 +280,13 @@ class StaleAttemptError(ServiceError):
     code = "stale_attempt"
     http_status = 409
     retryable = False
+
+
+class MigrationRefusedError(ServiceError):
+    """A running request cannot move, or not to there. It runs on where it is."""
+
+    code = "migration_refused"
+    http_status = 409
 
 
 class CannotResumeError(ServiceError):

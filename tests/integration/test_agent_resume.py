@@ -178,7 +178,7 @@ async def test_orphan_that_nobody_claims_gives_its_seat_back(tmp_path: Path, art
         await cut_after(node, artifact, 1)
         await node.until(is_unused)
         assert (await node.attach(0)).code == "not_found"
-        metrics = node.agent.render_metrics().decode()
+        metrics = (await node.agent.render_metrics()).decode()
         assert 'sllm_orphans_ended_total{outcome="expired"} 1.0' in metrics
         assert "sllm_orphans 0.0" in metrics
 

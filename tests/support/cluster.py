@@ -19,13 +19,14 @@ from support.platform import PATIENCE_S, eventually
 class Cluster:
     """Use as a context manager; `agent()` and `orchestrator()` start a process each."""
 
-    def __init__(self, home: Path, metadata_url: str) -> None:
+    def __init__(self, home: Path, metadata_url: str, env: Mapping[str, str] | None = None) -> None:
         self._home = home
         self.secret = "the-secret-of-this-cluster"
         self._env = {
             "SLLM_SECRET": self.secret,
             "SLLM_METADATA_URL": metadata_url,
             "SLLM_METADATA_CALL_TIMEOUT_S": "2",
+            **(env or {}),
         }
         self._stack = ExitStack()
         self._num = 0
@@ -74,10 +75,14 @@ def until_alive(front: LocalServer, count: int) -> list[str]:
     return alive_ids(front)
 
 
-def add_model(front: LocalServer, name: str, source: Path, **options: float) -> None:
+def add_model(
+    front: LocalServer, name: str, source: Path, *, max_replicas: int | None = None, **options: float
+) -> None:
     """Register a simulated model and wait until it is ready."""
     with Client(front.url) as client:
-        client.add_model(name, str(source), engine="simulated", options=options, wait=True)
+        client.add_model(
+            name, str(source), engine="simulated", options=options, max_replicas=max_replicas, wait=True
+        )
 
 
 def chat(front: LocalServer, model: str, **fields: Any) -> httpx.Response:

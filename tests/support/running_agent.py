@@ -252,7 +252,9 @@ def text_of(artifact: Artifact, token_ids: Sequence[int]) -> str:
 
 
 @asynccontextmanager
-async def running_agent(data_dir: Path, **sections: dict[str, Any]) -> AsyncIterator[AgentClient]:
+async def running_agent(
+    data_dir: Path, *, engines: Any = ("simulated",), **sections: dict[str, Any]
+) -> AsyncIterator[AgentClient]:
     """Start an agent with the given settings by section, serve it on a free port, stop it at the end."""
     small = {
         "data_dir": str(data_dir),
@@ -262,7 +264,7 @@ async def running_agent(data_dir: Path, **sections: dict[str, Any]) -> AsyncIter
     for section, values in sections.items():
         small[section] = {**small.get(section, {}), **values}  # type: ignore[dict-item]  # sections are mappings
     config: Config = replace(Config(), small)
-    agent = Agent(config, SECRET, SystemClock(), engines=["simulated"])
+    agent = Agent(config, SECRET, SystemClock(), engines=engines)
     await agent.start()
     try:
         server = await start_http(create_app(agent), listen("127.0.0.1", 0, key="agent.port"))

@@ -16,18 +16,25 @@ from typing import Final
 
 from blake3 import blake3
 
-from serverlessllm.agent.disk import NodeDisk
+from serverlessllm.agent.disk import NodeDisk, revisions_on_disk
 from serverlessllm.agent.embedding import Embeddings
 from serverlessllm.agent.engines import offered_engines
 from serverlessllm.agent.event_log import EventLog
 from serverlessllm.agent.inference import Inference
 from serverlessllm.agent.load import NodeParts
+from serverlessllm.agent.load_checks import max_num_ranks
 from serverlessllm.agent.load_messages import bandwidths
 from serverlessllm.agent.loads import Loads
+from serverlessllm.agent.migrations import Migrations
+from serverlessllm.agent.node_gauges import NodeGauges
+from serverlessllm.agent.node_traces import NodeTraces
+from serverlessllm.agent.open_answers import OpenAnswers
+from serverlessllm.agent.prepared import PreparedInference
 from serverlessllm.agent.replica import Replica, ReplicaKey
 from serverlessllm.agent.reporter import Reporter
 from serverlessllm.agent.running_answer import RunningAnswer
 from serverlessllm.agent.running_answers import RunningAnswers
+from serverlessllm.agent.standby import Standbys
 from serverlessllm.agent.stopped_workers import StoppedWorkers
 from serverlessllm.arena.arena import Arena
 from serverlessllm.arena.prefault import Prefaulter
@@ -47,8 +54,10 @@ from serverlessllm.loader.io_settings import choose_connections
 from serverlessllm.loader.loader import Loader
 from serverlessllm.loader.manifest import origin_opener
 from serverlessllm.node_profile import NodeProfile
+from serverlessllm.sdk.tls import ClientTls
 from serverlessllm.sources.access import Access
 from serverlessllm.telemetry.metrics import AgentMetrics
+from serverlessllm.telemetry.spans import SpanSink
 from serverlessllm.text.tokenizer import TextCache
 from serverlessllm.types import EngineKind, check_model_name, is_revision, mint_id
 from serverlessllm.wire import WIRE_VERSION
@@ -67,6 +76,10 @@ from serverlessllm.wire.resume import ResumeHead
 
 MAX_ENCODINGS: Final = 2
 """Prompts encoded at once: each keeps a core busy, and more would only delay what the engines compute."""
+INSTALL_ADVICE: Final = {
+    "torch": "; pip install 'serverlessllm[engine]' there",
+    "vllm": "; run `make engines` or set engine.vllm_environment",
+}
 IDLE_RECHECK_S: Final = 0.5
 """How often to look whether the node has become idle, for work that can wait."""
 
@@ -80,22 +93,39 @@ class Agent:
     """
 
     def __init__(
-        self, config: Config, secret: str, clock: Clock, *, engines: Sequence[EngineKind] | None = None
+        self,
+        config: Config,
+        secret: str,
+        clock: Clock,
+        *,
+        engines: Sequence[EngineKind] | None = None,
+        spans: SpanSink | None = None,
     ) -> None:
-        """`secret` is the cluster's. `engines` that may be used here; None takes `engine.kinds`."""
+        """`secret` is the cluster's. `engines` that may be used here; None takes `engine.kinds`.
+
+        `spans` takes our part of traces.
+        """
         self.config = config
         self.secret = secret
         self.agent_id = _agent_id(config.data_path)
         self.boot_id = mint_id("boot")
         self.engines = list(offered_engines(config) if engines is None else engines)
         self.metrics = AgentMetrics()
+        self.traces = NodeTraces(spans, self.agent_id, clock)
         self.events = EventLog(self.boot_id, clock)
         self.answers = RunningAnswers(config.agent.orphan_grace_s, self.metrics)
+        self.migrations = Migrations(
+            self.answers, self.agent_id, secret, self.metrics, ClientTls(config.tls), self.traces.moved
+        )
+        self.standbys = Standbys(self.answers, self.metrics, self._begin_prepared)
         self.is_running = False
+        self.open_answers = OpenAnswers()
+        self._is_draining = False
         self._clock = clock
         self._encoding = asyncio.Semaphore(MAX_ENCODINGS)
         self._tasks: list[asyncio.Task[None]] = []
         self._prefault: Prefaulter
+        self._gauges: NodeGauges
         self.disk: NodeDisk
         self._parts: NodeParts
         self._loads: Loads
@@ -130,12 +160,15 @@ class Agent:
                 io_profile=io_profile,
                 open_origin=origin_opener(access),
                 num_fetch_workers=choose_connections(config.sources, io_profile),
+                on_corrupt=lambda tier, number: self.metrics.corrupt_shards.labels(tier).inc(number),
             ),
             slots=slots,
             texts=TextCache(config.agent.tokenizer_cache_size),
             reporter=Reporter(self.events, self.metrics, arena, self._clock),
+            traces=self.traces,
         )
         self._loads = Loads(self._parts)
+        self._gauges = NodeGauges(self.metrics, arena, nvme)
         self.disk = NodeDisk(
             self.agent_id, DiskInventory(data_path, nvme), self._parts.loader, self._bound_revisions
         )
@@ -151,6 +184,15 @@ class Agent:
         ]
         self.is_running = True
 
+    async def drain(self) -> None:
+        """Take no new model, end loads, let every answer be written to its end.
+
+        Who waits in a replica's queue gets ReplicaGoneError, to be placed elsewhere.
+        """
+        self._is_draining = True
+        await self._loads.drain()
+        await self.open_answers.quiet.wait()
+
     async def stop(self) -> None:
         """End loads, replicas and engines, and close the arena (its weights stay if `arena.keep_on_stop`)."""
         if not self.is_running:
@@ -159,6 +201,8 @@ class Agent:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.migrations.stop()
+        await self.standbys.stop()
         await self.answers.stop()
         await asyncio.to_thread(self._prefault.stop)
         await self._loads.stop()
@@ -170,7 +214,7 @@ class Agent:
 
     async def load(self, request: LoadRequest) -> LoadResult:
         """`POST /load`; see `Loads.load`."""
-        self._check_running()
+        self._check_running(is_new=True)
         check_model_name(request.model)
         if not is_revision(request.revision):
             raise InvalidRequestError("revision: expected 32 hex digits", param="revision")
@@ -178,7 +222,7 @@ class Agent:
         if engine is None:
             raise InvalidRequestError(
                 f"engine: {request.engine[:40]!r} does not run here; this node has {', '.join(self.engines)}"
-                + ("; run `make engines` or set engine.vllm_environment" if request.engine == "vllm" else ""),
+                + INSTALL_ADVICE.get(request.engine, ""),
                 param="engine",
             )
         return await self._loads.load(request, engine)
@@ -209,6 +253,14 @@ class Agent:
         """
         return Inference(headers, body, self._replica(headers), self._clock, self._encoding, resumed)
 
+    def prepare(self, headers: InferHeaders, body: bytes) -> PreparedInference:
+        """A request that runs elsewhere, to be prepared at its replica. Raises as `infer`."""
+        return PreparedInference(headers, body, self._replica(headers), self._clock, self._encoding)
+
+    def _begin_prepared(self, inference: PreparedInference) -> None:
+        answer = self.answers.start(inference, lambda ended: self.ended(inference, ended))
+        self.answers.expect_reader(answer)
+
     def embed(self, headers: InferHeaders, body: bytes) -> Embeddings:
         """`POST /infer` for embeddings. Raises: ReplicaGoneError, InvalidRequestError."""
         return Embeddings(headers, body, self._replica(headers), self._clock, self._encoding)
@@ -222,8 +274,9 @@ class Agent:
             )
         return replica
 
-    def note_tokens(self, work: Inference | RunningAnswer) -> None:
-        """Count what a request generated, once it is over."""
+    def ended(self, inference: Inference, work: Inference | RunningAnswer) -> None:
+        """A request's run here is over: count what it generated, and tell its trace."""
+        self.traces.inferred(inference, work.num_sampled)
         self.metrics.generated_tokens.labels(work.headers.model).inc(work.num_sampled)
 
     def status(self) -> AgentStatus:
@@ -248,19 +301,18 @@ class Agent:
             slots=self._slots(),
             dtypes=self._dtypes(),
             prefault=self._prefault_status(),
+            max_num_ranks=max_num_ranks(self.config.engine),
+            max_replicas=self.config.engine.max_replicas,
+            on_disk=revisions_on_disk(self.config.data_path / "artifacts"),
         )
 
     def snapshot(self) -> Snapshot:
         """The first event of `/events`."""
         return Snapshot(self.status(), self._loads.kv_chunks())
 
-    def render_metrics(self) -> bytes:
+    async def render_metrics(self) -> bytes:
         """`GET /metrics`."""
-        for name, number in self._slots().items():
-            engine, _, state = name.partition(".")
-            self.metrics.slots.labels(engine, state).set(number)
-        self.metrics.arena_bytes.labels("touched").set(self._parts.arena.touched_free_bytes)
-        return self.metrics.render()
+        return await self._gauges.render(self._slots())
 
     def _slots(self) -> dict[str, int]:
         """`engine.state` → number."""
@@ -334,8 +386,8 @@ class Agent:
             except (SllmError, OSError) as error:
                 _log.warning("adopted revision %s has no usable text: %s", revision, error)
 
-    def _check_running(self) -> None:
-        if not self.is_running:
+    def _check_running(self, *, is_new: bool = False) -> None:
+        if not self.is_running or (is_new and self._is_draining):
             raise ShuttingDownError("the agent is stopping; ask another", source="agent")
 
 

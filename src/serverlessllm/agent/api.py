@@ -2,7 +2,7 @@
 """The agent's HTTP surface. Each handler: decode, call the agent, encode.
 
 Every call but `/metrics` and `/healthz` needs the cluster secret. Errors have OpenAI's shape. The reserved paths
-(`/migrate /snapshot /restore /shards/…`) are 404 like any other that is not built.
+(`/snapshot /restore /shards/…`) are 404 like any other that is not built.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import msgspec
 from aiohttp import web
 
 from serverlessllm.agent.agent import Agent
+from serverlessllm.agent.standby_api import add_routes as add_move_routes
 from serverlessllm.agent.stream import answer_embeddings, answer_stream, answer_whole
 from serverlessllm.errors import (
     AuthenticationError,
@@ -28,7 +29,7 @@ from serverlessllm.errors import (
     WireVersionError,
 )
 from serverlessllm.telemetry import metrics
-from serverlessllm.wire import is_compatible, refusal
+from serverlessllm.wire import is_compatible, refusal, trace_context
 from serverlessllm.wire.agent import SECRET_HEADER, WIRE_HEADER, InferHeaders, LoadRequest, UnloadRequest
 from serverlessllm.wire.disk import CleanNode
 from serverlessllm.wire.openai import field_error
@@ -56,6 +57,7 @@ def create_app(agent: Agent) -> web.Application:
     app.router.add_post("/infer", _infer)
     app.router.add_get("/infer/{request_id}", _attach, allow_head=False)
     app.router.add_delete("/infer/{request_id}", _cancel)
+    add_move_routes(app, lambda request: request.app[AGENT])
     app.router.add_get("/events", _events, allow_head=False)
     app.router.add_get("/status", _status)
     app.router.add_get("/disk", _disk)
@@ -99,6 +101,8 @@ async def _secret(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not hmac.compare_digest(given, request.app[AGENT].secret.encode()):
             raise AuthenticationError(f"header {SECRET_HEADER}: missing, or not this cluster's secret")
         _check_version(request.headers.get(WIRE_HEADER, ""))
+    # Whatever the call starts works for the same trace.
+    trace_context.enter(trace_context.parse(request.headers.get(trace_context.TRACEPARENT)))
     return await handler(request)
 
 
@@ -117,6 +121,11 @@ async def _unload(request: web.Request) -> web.Response:
 
 
 async def _infer(request: web.Request) -> web.StreamResponse:
+    with request.app[AGENT].open_answers.one():
+        return await _answer(request)
+
+
+async def _answer(request: web.Request) -> web.StreamResponse:
     agent = request.app[AGENT]
     headers, resumed = InferHeaders.decode(request.headers), None
     if request.content_type == RESUME_CONTENT_TYPE:
@@ -128,19 +137,23 @@ async def _infer(request: web.Request) -> web.StreamResponse:
         return await answer_embeddings(agent.embed(headers, body))
     inference = agent.infer(headers, body, resumed)
     if inference.request.is_stream:
-        running = agent.answers.start(inference, agent.note_tokens)
+        running = agent.answers.start(inference, lambda answer: agent.ended(inference, answer))
         async with agent.answers.reading(running):
             return await answer_stream(request, running, 0 if resumed is None else resumed.seq)
     try:
         return await answer_whole(inference)
     finally:
-        agent.note_tokens(inference)
+        agent.ended(inference, inference)
 
 
 async def _attach(request: web.Request) -> web.StreamResponse:
     agent = request.app[AGENT]
-    running = agent.answers.find(RunName.decode(request.match_info["request_id"], request.headers))
+    name = RunName.decode(request.match_info["request_id"], request.headers)
+    await agent.standbys.live(name)
+    running = agent.answers.find(name)
     async with agent.answers.reading(running):
+        agent.migrations.reclaim(running)
+        agent.standbys.claimed(running.headers)
         return await answer_stream(request, running, _from_seq(request.query.get("from")) or 0)
 
 
@@ -178,7 +191,7 @@ async def _clean_disk(request: web.Request) -> web.Response:
 
 
 async def _metrics(request: web.Request) -> web.Response:
-    body = request.app[AGENT].render_metrics()
+    body = await request.app[AGENT].render_metrics()
     return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
 
 

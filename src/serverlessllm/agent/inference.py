@@ -12,6 +12,7 @@ from array import array
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 import msgspec
 from blake3 import blake3
@@ -20,11 +21,11 @@ from serverlessllm.agent.answer import Answer, Piece
 from serverlessllm.agent.chat_prompt import template_messages, template_tools
 from serverlessllm.agent.continuation import Continuation
 from serverlessllm.agent.kv_request import KvRequest
+from serverlessllm.agent.progress import ChoiceProgress
 from serverlessllm.agent.queue import NO_DEADLINE_S
 from serverlessllm.agent.replica import Replica
 from serverlessllm.agent.tooling import Tooling
 from serverlessllm.clock import Clock
-from serverlessllm.engine.slot import Slot
 from serverlessllm.errors import ContextLengthError, HoldDeadlineError, InvalidRequestError
 from serverlessllm.text.stop_strings import StopStrings
 from serverlessllm.text.tokenizer import AlignedPrompt, TextModel
@@ -35,9 +36,15 @@ from serverlessllm.wire.openai import ChatRequest, CompletionRequest, PromptToke
 from serverlessllm.wire.resume import ResumeHead
 from serverlessllm.wire.worker import Generate, TokenEvent
 
+HOLD_WAIT_S: Final = 0.5
+"""An id that takes longer is not waited for."""
+
 
 class Inference:
-    """`pieces` once, inside `within_deadline`. `timing` is there with the first piece, `usage` after the last."""
+    """`pieces` once, inside `within_deadline`. `timing` is there with the first piece, `usage` after the last.
+
+    `began_s` and `first_token_s` are Unix time.
+    """
 
     def __init__(
         self,
@@ -53,6 +60,7 @@ class Inference:
         Raises: InvalidRequestError, UnsupportedFieldError naming the field; CannotResumeError.
         """
         self.headers = headers
+        self.body = body
         self.endpoint: TextEndpoint = "chat" if headers.endpoint == "chat" else "completions"
         self.request = openai.parse(self.endpoint, body)
         self.prompt_ids: list[int] = []
@@ -60,12 +68,40 @@ class Inference:
         self.continued = None if resumed is None else Continuation(resumed, self.request.num_choices)
         self.num_tokens = 0 if resumed is None else resumed.num_tokens
         self._seq = 0 if resumed is None else resumed.seq
+        self.progress = _progress_of(resumed, self.request.num_choices)
+        self._may_emit = asyncio.Event()
+        self._may_emit.set()
+        self._has_sampled = asyncio.Event()
         self._replica = replica
+        self.began_s = self.first_token_s = clock.wall_s()
         self._clock = clock
         self._encoding = encoding
         left_s = headers.deadline_ms / 1e3
         self._left_s = left_s if left_s > 0 else None
         self._deadline_s = NO_DEADLINE_S if self._left_s is None else clock.monotonic_s() + left_s
+
+    async def hold(self) -> None:
+        """Give out nothing behind the next id; the engine goes on, and what it samples waits here for `release`.
+
+        Behind an id, because whoever goes on from there needs a whole step for the next one: what has passed of ours
+        would be lost.
+        """
+        self._has_sampled.clear()
+        try:
+            async with asyncio.timeout(HOLD_WAIT_S):
+                await self._has_sampled.wait()
+        except TimeoutError:
+            pass
+        self._may_emit.clear()
+
+    def release(self) -> None:
+        """Give out again."""
+        self._may_emit.set()
+
+    @property
+    def replica(self) -> Replica:
+        """Where it runs."""
+        return self._replica
 
     @property
     def prompt_digest(self) -> str:
@@ -114,7 +150,7 @@ class Inference:
         Raises: ContextLengthError, InvalidRequestError, CannotResumeError before the first piece; ReplicaGoneError,
         QueueFullError, HoldDeadlineError while it waits; WorkerLostError, EngineError at any time.
         """
-        text = self._replica.text
+        text = self.replica.text
         tooling = Tooling(self.request, text)
         prompt = await self._encode(text, tooling)
         self.prompt_ids = prompt.ids
@@ -128,7 +164,7 @@ class Inference:
                 yield piece
             return
         queued_s = self._clock.monotonic_s()
-        async with self._replica.turn(self.headers.priority, self._deadline_s) as slot:
+        async with self.replica.turn(self.headers.priority, self._deadline_s) as slot:
             queue_ms = (self._clock.monotonic_s() - queued_s) * 1e3
             if spellings is not None:
                 slot.teach(spellings)
@@ -138,7 +174,9 @@ class Inference:
             cached = self._follow_cache(prompt)
             for piece in missing:
                 yield piece
-            async with aclosing(self._sampled(slot, generate, answers, ended, queue_ms)) as pieces:
+            generated = () if self.continued is None else self.continued.generated
+            events = slot.generate(generate, len(answers), ended, generated)
+            async with aclosing(self._sampled(events, answers, ended, queue_ms)) as pieces:
                 async for piece in pieces:
                     if cached is not None:
                         cached.push(piece)
@@ -154,25 +192,40 @@ class Inference:
         return cached
 
     async def _sampled(
-        self, slot: Slot, generate: Generate, answers: list[Answer], ended: set[int], queue_ms: float
+        self,
+        source: AsyncGenerator[TokenEvent, None],
+        answers: list[Answer],
+        ended: set[int],
+        queue_ms: float,
     ) -> AsyncGenerator[Piece, None]:
         """The pieces that the engine's ids make; closed with the generator that reads it."""
-        generated = () if self.continued is None else self.continued.generated
-        async with aclosing(slot.generate(generate, len(answers), ended, generated)) as events:
+        async with aclosing(source) as events:
             async for event in events:
+                if not self._may_emit.is_set():
+                    await self._may_emit.wait()
                 answer = answers[event.choice]
                 if event.choice in ended:
                     continue  # sampled before the engine knew of the stop string
                 self._note(event, queue_ms)
-                # Ids that were held back when a stream was cut are counted in its last seq: catch up, never repeat.
-                piece = answer.push(event, max(self.num_tokens, self._seq + 1))
+                piece = self._push(answer, event)
                 if piece is not None:
-                    self._seq = piece.seq
                     yield piece
                 if answer.finish is not None:
                     ended.add(event.choice)
                     if len(ended) == len(answers):
                         return
+
+    def _push(self, answer: Answer, event: TokenEvent) -> Piece | None:
+        """Give an id to its answer, and note how far that is."""
+        progress = self.progress[event.choice]
+        progress.token_ids.append(event.token_id)
+        # Ids that were held back when a stream was cut are counted in its last seq: catch up, never repeat.
+        piece = answer.push(event, max(self.num_tokens, self._seq + 1))
+        if piece is not None:
+            self._seq = piece.seq
+            progress.deliver(piece)
+        self._has_sampled.set()
+        return piece
 
     async def _continue(self, answers: list[Answer], ended: set[int], max_tokens: int) -> list[Piece]:
         """Bring a continued answer to where its reader is; returns what he lacks of it, if anything."""
@@ -191,7 +244,10 @@ class Inference:
                 ended.add(index)
                 missing.append(Piece("", [], self._seq, "length", index))
         continued.told = [piece for pieces in replayed.values() for piece in pieces]
-        return [piece for piece in missing if piece is not None]
+        lacking = [piece for piece in missing if piece is not None]
+        for piece in lacking:
+            self.progress[piece.choice].deliver(piece)
+        return lacking
 
     def _answer(self, text: TextModel, choice: int, tooling: Tooling) -> Answer:
         token_bytes = text.token_bytes if self.request.num_logprobs >= 0 else None
@@ -217,19 +273,21 @@ class Inference:
         return Generate(
             request_id=self.headers.request_id,
             prompt_ids=self.prompt_ids,
-            max_tokens=max_tokens(self.request, len(self.prompt_ids), self._replica.max_model_len_tokens),
+            max_tokens=max_tokens(self.request, len(self.prompt_ids), self.replica.max_model_len_tokens),
             sampling=self.request.sampling(self.headers.seed),
             stop_token_ids=[] if self.request.ignore_eos else list(text.stop_token_ids),
             cache_salt=self.headers.cache_salt,
             logprobs=self.request.num_logprobs,
             grammar=grammar,
             adapter=self.headers.adapter,
+            traceparent=self.headers.traceparent,
         )
 
     def _note(self, event: TokenEvent, queue_ms: float) -> None:
         self.num_tokens += 1
         if self.timing is None:
-            stream = self._replica.stream
+            self.first_token_s = self._clock.wall_s()
+            stream = self.replica.stream
             self.timing = InferTiming(
                 queue_ms=queue_ms + event.wait_ms,
                 prefill_ms=event.prefill_ms,
@@ -240,6 +298,14 @@ class Inference:
             )
         elif event.cached_tokens:  # from an engine that learns it late
             self.timing = msgspec.structs.replace(self.timing, cached_tokens=event.cached_tokens)
+
+
+def _progress_of(resumed: ResumeHead | None, num_choices: int) -> list[ChoiceProgress]:
+    if resumed is None:
+        return [ChoiceProgress() for _ in range(num_choices)]
+    return [
+        ChoiceProgress(choice.token_ids, choice.num_characters, choice.finish) for choice in resumed.choices
+    ]
 
 
 def max_tokens(request: ChatRequest | CompletionRequest, num_prompt_tokens: int, context_tokens: int) -> int:

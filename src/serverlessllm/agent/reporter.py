@@ -118,14 +118,23 @@ class Reporter:
 
     def load_succeeded(self, key: ReplicaKey, result: LoadResult, engine: str) -> None:
         """A load is over, its replica ready."""
+        self._metrics.loads.labels("ok").inc()
         self._end_load(key, None, result)
         self._metrics.load_seconds.labels(result.tier).observe((result.fetch_ms + result.read_ms) / 1e3)
         self._metrics.bind_seconds.labels(engine).observe(result.bind_ms / 1e3)
         if result.tier != "dram":
             self._metrics.read_bytes.labels(result.tier).inc(result.nbytes)
 
+    def warmed(self, key: ReplicaKey, result: LoadResult) -> None:
+        """Bytes were brought into DRAM, and no replica was made."""
+        self._end_load(key, None, result)
+        self._metrics.load_seconds.labels(result.tier).observe((result.fetch_ms + result.read_ms) / 1e3)
+        if result.tier != "dram":
+            self._metrics.read_bytes.labels(result.tier).inc(result.nbytes)
+
     def load_failed(self, key: ReplicaKey, error: str) -> None:
         """A load is over, in vain."""
+        self._metrics.loads.labels("failed").inc()
         self._end_load(key, error)
 
     def bandwidths_changed(self, bandwidths: Sequence[BandwidthStatus]) -> None:
@@ -162,10 +171,15 @@ class Reporter:
         for key in self._kv_changed & self._replicas.keys():
             stored, removed = self._replicas[key].kv.take_changes()
             self._log.publish(KvChanged(key.model, key.revision, stored, removed))
+            self._count_kv_chunks(key.model)
         self._kv_changed.clear()
         if self._is_arena_changed:
             self._is_arena_changed = False
             self._publish_regions()
+
+    def _count_kv_chunks(self, model: str) -> None:
+        chunks = sum(len(r.kv.published) for key, r in self._replicas.items() if key.model == model)
+        self._metrics.kv_chunks.labels(model).set(chunks)
 
     def _publish_regions(self) -> None:
         """What is gone was evicted: `region_dropped` tells of the rest."""
@@ -187,11 +201,13 @@ class Reporter:
         of_model = [r.status() for key, r in self._replicas.items() if key.model == replica.key.model]
         model = replica.key.model
         if of_model:
+            self._metrics.kv_chunks.labels(model)
             self._metrics.queue_length.labels(model).set(sum(status.num_queued for status in of_model))
             self._metrics.running.labels(model).set(sum(status.num_running for status in of_model))
         else:
             self._metrics.queue_length.remove(model)
             self._metrics.running.remove(model)
+            self._metrics.kv_chunks.remove(model)
 
 
 def _region_status(entry: ArenaEntry) -> RegionStatus:

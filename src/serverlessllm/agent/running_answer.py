@@ -41,7 +41,11 @@ class RunningAnswer:
         self.error: SllmError | None = None
         self.timing: InferTiming | None = None
         self.num_sampled = 0
-        self._inference: Inference | None = inference
+        self.inference: Inference | None = inference
+        """Until it has ended."""
+        self.next_hop = inference.headers.hop + 1
+        """The number of the run that it becomes where it moves to; each try takes one."""
+        self._notice = b""
         self._on_end = on_end
         self._events: deque[tuple[int, bytes]] = deque()
         self._prompt_comment = b""
@@ -88,6 +92,7 @@ class RunningAnswer:
         """
         self.check_kept(from_seq)
         reader = self._reader = object()
+        self._notice = b""
         self._wake()
         self._rewind(from_seq)
         head = self._prompt_comment
@@ -102,6 +107,11 @@ class RunningAnswer:
                 await self._changed
         yield head + sse.failure(self._gone("another connection reads it now"))
 
+    def notify(self, comment: bytes) -> None:
+        """Tell the reader of this moment something, in a comment line behind the events so far. It is not kept."""
+        self._notice = comment
+        self._wake()
+
     async def cancel(self, reason: str = "") -> None:
         """End it now, wherever it is; returns when its seat is given back. Readers are told the `reason`, if any."""
         if self._task is not None and not self._task.done():
@@ -110,15 +120,16 @@ class RunningAnswer:
 
     def _take(self) -> bytes:
         """The events that the reader does not have."""
+        notice, self._notice = self._notice, b""
         num_new = self._num_dropped + len(self._events) - self._num_read
         if not num_new:
-            return b""
+            return notice
         self._num_read += num_new
         self._unread_bytes = 0
         self._room.set()
         if num_new == 1:
-            return self._events[-1][1]
-        return b"".join([self._events[index][1] for index in range(-num_new, 0)])
+            return self._events[-1][1] + notice
+        return b"".join([*(self._events[index][1] for index in range(-num_new, 0)), notice])
 
     def _rewind(self, from_seq: int) -> None:
         """Unread is what follows the last event that has ids up to `from_seq`."""
@@ -147,7 +158,7 @@ class RunningAnswer:
 
     async def _run(self) -> None:
         """Write all events. What fails before the first one is kept as `error`."""
-        inference, self._inference = self._inference, None
+        inference = self.inference
         if inference is None:
             raise SllmError("an answer runs once", source="agent")
         try:
@@ -160,6 +171,7 @@ class RunningAnswer:
                 self._fail(self._gone(reason or "the agent stops"))
         finally:
             self.num_sampled = inference.num_sampled
+            self.inference = None
             self.is_ended = True
             self._begun.set()
             self._wake()

@@ -22,12 +22,16 @@ from serverlessllm.agent.inference import Inference
 from serverlessllm.agent.running_answer import RunningAnswer
 from serverlessllm.errors import NotFoundError, StaleAttemptError
 from serverlessllm.telemetry.metrics import AgentMetrics
+from serverlessllm.wire.migrate import RunView
 from serverlessllm.wire.run_name import RunName
 
 MAX_ENDED_BYTES: Final = 64 << 20
 """Of ended answers that are kept for a reader that may come back; above it the oldest are forgotten."""
 MAX_FENCES: Final = 4096
 """Cancelled runs that are remembered, to refuse them should they come late."""
+
+READER_COMES_S: Final = 10.0
+"""How long an answer that came from another agent waits for its reader."""
 
 _Key = tuple[str, str]
 """Tenant and request id."""
@@ -91,6 +95,34 @@ class RunningAnswers:
             raise NotFoundError(f"request {name.request_id[:128]} does not run here", source="agent")
         return answer
 
+    def views(self) -> list[RunView]:
+        """Of all that run."""
+        return [
+            RunView(
+                tenant=answer.headers.tenant,
+                request_id=answer.headers.request_id,
+                seed=answer.headers.seed,
+                hop=answer.headers.hop,
+                model=answer.headers.model,
+                revision=answer.headers.revision,
+                prompt_tokens=len(inference.prompt_ids),
+                num_tokens=inference.num_tokens,
+                is_read=answer.num_readers > 0,
+            )
+            for answer in self._all
+            if (inference := answer.inference) is not None
+        ]
+
+    def expect_reader(self, answer: RunningAnswer) -> None:
+        """It came from another agent, and its reader is on the way: without him it is ended."""
+
+        def look() -> None:
+            self._timers.pop(answer, None)
+            if not answer.num_readers and not answer.is_ended:
+                self._end(answer, "nobody came for it")
+
+        self._timers[answer] = asyncio.get_running_loop().call_later(READER_COMES_S, look)
+
     @asynccontextmanager
     async def reading(self, answer: RunningAnswer) -> AsyncIterator[None]:
         """Somebody is attached for the block. Whoever leaves last leaves an orphan behind, if it still runs."""
@@ -116,6 +148,11 @@ class RunningAnswers:
             return False
         await self._cancel(answer, "its client left")
         return True
+
+    async def drop(self, answer: RunningAnswer) -> None:
+        """It goes on elsewhere: end it in silence, and keep nothing of it."""
+        await answer.cancel()
+        self._forget(answer)
 
     async def stop(self) -> None:
         """End all, in silence: their readers see a cut, and go on elsewhere."""

@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 from serverlessllm.agent.agent import Agent
 from serverlessllm.agent.api import create_app
 from serverlessllm.agent.membership import Membership
-from serverlessllm.app import process
+from serverlessllm.app import process, traces
 from serverlessllm.app.data_dir import DataDir
+from serverlessllm.app.drain import drain_agent
 from serverlessllm.app.http_server import listen, start_http
 from serverlessllm.clock import SystemClock
 from serverlessllm.config import Config
@@ -27,7 +28,8 @@ async def start(config: Config, data_dir: DataDir, stack: AsyncExitStack) -> str
     """Serve, then join: an orchestrator that hears of us can reach us. Returns our URL."""
     parse_location(config.metadata.url, data_dir.path)
     tls = server_context(config.tls, is_internal=True)
-    agent = Agent(config, data_dir.secret(), SystemClock())
+    spans = traces.start(config, stack)
+    agent = Agent(config, data_dir.secret(), SystemClock(), spans=spans)
     await agent.start()
     stack.push_async_callback(agent.stop)
     server = await start_http(
@@ -47,6 +49,7 @@ async def start(config: Config, data_dir: DataDir, stack: AsyncExitStack) -> str
     )
     membership.start()
     stack.push_async_callback(membership.stop)
+    stack.push_async_callback(drain_agent, agent, membership, config.stop_grace_s)
     return server.url
 
 

@@ -83,5 +83,5 @@ async def serve(config: Config, *, ready: Callable[[str], None] | None = None) -
 
 def run(config: Config, *, ready: Callable[[str], None] | None = None) -> None:
     """`serve` on uvloop, with this process's logging set up."""
-    logs.configure(config.log_level)
+    logs.configure(config.log_level, config.log_format)
     uvloop.run(serve(config, ready=ready))

@@ -57,5 +57,5 @@ async def serve(config: Config, start: Start, *, ready: Ready | None = None) -> 
 
 def run(config: Config, start: Start, *, ready: Ready | None = None) -> None:
     """`serve` on uvloop, with this process's logging set up."""
-    logs.configure(config.log_level)
+    logs.configure(config.log_level, config.log_format)
     uvloop.run(serve(config, start, ready=ready))

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The five checks of `sllm doctor`: what each found, and what to do about it. They change nothing."""
+"""The first checks of `sllm doctor`, those of a machine of its own: what each found, and what to do about it.
+
+They change nothing.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,8 @@ MIN_TORCH: Final = (2, 8)
 PYTHONS: Final = ((3, 11), (3, 12))
 MIN_FREE_BYTES: Final = 4 << 30
 MIN_DISK_BYTES_PER_S: Final = 500e6
+SLOW_SHARE: Final = 0.4
+"""Of what was measured: less than that is worth a word. The probe is short, so it reads less than a load."""
 CAP_SYS_ADMIN: Final = 1 << 21
 
 
@@ -87,9 +92,9 @@ def check_huge_pages(config: Config) -> CheckResult:
         return CheckResult(
             name, "warn", "switched off by arena.huge_pages", "set arena.huge_pages to auto for faster starts"
         )
-    if _is_huge_mount(point):
+    if is_huge_mount(point):
         return CheckResult(name, "ok", f"a huge-page tmpfs is mounted on {point}")
-    if _may_mount():
+    if may_mount():
         return CheckResult(name, "ok", f"the agent may mount a huge-page tmpfs on {point}")
     status: Status = "fail" if config.arena.huge_pages == "always" else "warn"
     return CheckResult(
@@ -100,7 +105,8 @@ def check_huge_pages(config: Config) -> CheckResult:
     )
 
 
-def _is_huge_mount(point: Path | None) -> bool:
+def is_huge_mount(point: Path | None) -> bool:
+    """Whether a tmpfs with huge pages is mounted there."""
     for line in Path("/proc/mounts").read_text().splitlines():
         _, target, kind, options, *_ = line.split()
         if target == str(point) and kind == "tmpfs" and "huge=always" in options.split(","):
@@ -108,7 +114,7 @@ def _is_huge_mount(point: Path | None) -> bool:
     return False
 
 
-def _may_mount() -> bool:
+def may_mount() -> bool:
     """CAP_SYS_ADMIN among this process's effective capabilities."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("CapEff:"):
@@ -128,19 +134,26 @@ def check_disk(config: Config) -> CheckResult:
     room = f"{bytes_text(free_bytes)} free in {path}"
     if free_bytes < 2 * disk_speed.PROBE_BYTES:
         return CheckResult("disk", "fail", room, "free some space, or choose another --data-dir")
+    profile = NodeProfile(path).read().io
     try:
-        io = choose_io(config.loader, NodeProfile(path).read().io)
+        io = choose_io(config.loader, profile)
         speed = disk_speed.measure(existing, num_threads=io.num_threads)
     except OSError as error:
         advice = "make it writable, or choose another --data-dir"
         return CheckResult("disk", "fail", f"cannot write to {existing}: {error.strerror}", advice)
-    finding = f"reads {rate_text(speed.bytes_per_s)}{'' if speed.is_direct else ' without O_DIRECT'}, {room}"
+    known = f" of {rate_text(profile.bytes_per_s)} measured by `sllm tune io`" if profile is not None else ""
+    finding = (
+        f"reads {rate_text(speed.bytes_per_s)}{known}{'' if speed.is_direct else ' without O_DIRECT'}, {room}"
+    )
     if not speed.is_direct:
         return CheckResult("disk", "warn", finding, "put --data-dir on ext4 or xfs for direct reads")
     if free_bytes < MIN_FREE_BYTES:
         return CheckResult("disk", "warn", finding, "free some space: one 7B model takes 15 GB")
     if speed.bytes_per_s < MIN_DISK_BYTES_PER_S:
         return CheckResult("disk", "warn", finding, "cold starts wait for this disk; put --data-dir on NVMe")
+    if profile is not None and speed.bytes_per_s < SLOW_SHARE * profile.bytes_per_s:
+        advice = "other work slows it now, or it ages; measure again with `sllm tune io` while it is quiet"
+        return CheckResult("disk", "warn", finding, advice)
     return CheckResult("disk", "ok", finding)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from serverlessllm.cli import exit_codes
+from serverlessllm.cli.moves import evacuate
 from serverlessllm.cli.session import Session, server_options
 from serverlessllm.cli.terminal import note, print_json, print_table
 from serverlessllm.cli.units import bytes_text, duration_text
@@ -40,10 +41,14 @@ def list_nodes(session: Session) -> None:
 
 @node.command(epilog=exit_codes.EPILOG)
 @click.argument("node_id", metavar="NODE")
+@click.option("--migrate", is_flag=True, help="Move the streams that run there to other nodes.")
 @server_options
-def drain(session: Session, node_id: str) -> None:
+def drain(session: Session, node_id: str, migrate: bool) -> None:
     """Let NODE take nothing new; its models sleep as soon as nothing runs in them."""
-    _set(session, node_id, drained=True)
+    if migrate:
+        evacuate(session, node_id)
+    else:
+        _set(session, node_id, drained=True)
 
 
 @node.command(epilog=exit_codes.EPILOG)

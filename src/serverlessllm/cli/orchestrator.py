@@ -21,7 +21,7 @@ SHORT: Final = {
 
 @click.command(
     cls=SettingCommand,
-    params=process_params("orchestrator", "ingest", "sources", "metadata", "tls", short=SHORT),
+    params=process_params("orchestrator", "ingest", "sources", "metadata", "tls", "telemetry", short=SHORT),
     epilog=EPILOG,
 )
 def orchestrator(config_path: Path | None, as_json: bool, **flags: object) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from serverlessllm.cli import exit_codes
+from serverlessllm.cli.decision_text import why
+from serverlessllm.cli.moves import migrate_request
 from serverlessllm.cli.session import Session, server_options
 from serverlessllm.cli.terminal import print_fields, print_json, print_table, show
 from serverlessllm.cli.units import age_text, duration_text
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from serverlessllm.sdk.start_summary import StartSummary
     from serverlessllm.wire.admin import PlacementDecision, RequestView
     from serverlessllm.wire.hop import Hop
+    from serverlessllm.wire.migrate import Mode
 
 
 @click.group(epilog=exit_codes.EPILOG)
@@ -83,6 +86,22 @@ def explain(session: Session, request_id: str) -> None:
         _print_decision("sent to", detail.route)
 
 
+@request.command(epilog=exit_codes.EPILOG)
+@click.argument("request_id", metavar="ID")
+@click.option("--to", "to", default="", metavar="NODE", help="Where to; the cheapest node if left out.")
+@click.option(
+    "--mode",
+    type=click.Choice(["auto", "recompute", "copy"]),
+    default="auto",
+    show_default=True,
+    help="Compute its cache anew there, or copy it.",
+)
+@server_options
+def migrate(session: Session, request_id: str, to: str, mode: Mode) -> None:
+    """Move the running stream ID to another node; its reader notices nothing."""
+    migrate_request(session, request_id, to, mode)
+
+
 def _summary(view: RequestView) -> StartSummary:
     from serverlessllm.sdk.start_summary import StartSummary
 
@@ -109,6 +128,7 @@ def _fields(view: RequestView) -> list[tuple[str, str]]:
         ("load", speed + beside),
         ("tokens", f"{view.prompt_tokens} in ({view.cached_tokens} cached), {view.completion_tokens} out"),
         ("tenant", view.tenant),
+        ("trace", view.trace_id),
         ("total", duration_text(view.e2e_ms / 1e3) if view.e2e_ms else ""),
     ]
 
@@ -120,8 +140,7 @@ def _hop(hop: Hop) -> str:
 
 
 def _print_decision(what: str, decision: PlacementDecision) -> None:
-    chance = f", by a {decision.probability:.0%} chance among ties" if decision.probability < 1 else ""
-    click.echo(f"{what} {decision.picked or 'no agent'}{chance}")
+    click.echo(f"{what} {decision.picked or 'no agent'}: {why(decision)}")
     print_table(
         ("AGENT", "DEVICES", "SCORE", "TERMS"),
         (

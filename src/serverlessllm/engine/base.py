@@ -16,8 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from serverlessllm.wire.standby import BlocksTaken, Extend, PutBlocks, Standing, TakeBlocks
 from serverlessllm.wire.worker import Embed, Embedded, Failed, Generate, ModelLayout, Spellings, TokenEvent
 
 
@@ -47,11 +49,14 @@ class Weights:
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
     """Bounds of one replica. `max_model_len_tokens` 0 takes the model's own context length, `kv_cache_bytes` 0 a
-    share of the machine's memory."""
+    share of the machine's memory. `packs_weights`: an engine may keep a copy of them in the order that its kernels
+    read, made after the bind.
+    """
 
     max_num_seqs: int
     max_model_len_tokens: int
     kv_cache_bytes: int = 0
+    packs_weights: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +136,34 @@ class BlockReporter(Protocol):
 
 
 @runtime_checkable
+class StandbyEngine(Protocol):
+    """An engine that prepares requests which still run elsewhere (`Generate.is_standby`).
+
+    Theirs is what running requests leave of a step. `cancel` ends them like any other.
+    """
+
+    def extend(self, message: Extend) -> None:
+        """Take ids of a standby choice; with `is_last` it is sampled from now on.
+
+        Raises: InvalidRequestError for a choice that does not stand by, or ids that it cannot have.
+        """
+
+    def take_standing(self) -> list[Standing]:
+        """Choices that have caught up since the last call."""
+
+
+@runtime_checkable
+class BlockCopier(Protocol):
+    """An engine whose blocks of keys and values another engine of its revision and dtype can use."""
+
+    def take_blocks(self, message: TakeBlocks) -> BlocksTaken:
+        """Full blocks of a running choice; none of an unknown one."""
+
+    def put_blocks(self, message: PutBlocks) -> int:
+        """Keep blocks for later requests, as far as there is room; how many. Raises: InvalidRequestError."""
+
+
+@runtime_checkable
 class GrammarEngine(Protocol):
     """An engine that can hold answers to a grammar (`Generate.grammar`); the worker refuses them for all others."""
 
@@ -170,3 +203,24 @@ class EngineFactory(Protocol):
 
     def __call__(self, dtype: str, num_threads: int, device: str = "cpu", arena_path: str = "") -> Engine:
         """`arena_path` is what an engine on a GPU may page-lock; empty: nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankSeat:
+    """One of `world_size` workers that compute a model together; they meet in `directory`, the slot's own."""
+
+    rank: int
+    world_size: int
+    directory: Path
+
+
+class RankEngine(
+    Engine, BlockReporter, GrammarEngine, FailureReporter, EmbeddingEngine, AdapterEngine, Protocol
+):
+    """What computes one rank's part. Every rank gets the same calls in the same order; rank 0 samples for all."""
+
+
+class RankFactory(Protocol):
+    """Makes one rank's engine in its worker, after the fork; returns once all ranks have met."""
+
+    def __call__(self, dtype: str, num_threads: int, seat: RankSeat) -> RankEngine: ...

@@ -12,13 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Callable, Sequence, Set
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence, Set
+from contextlib import aclosing
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from serverlessllm.engine.slot_channel import FrameChannel
+from serverlessllm.engine.slot_standby import SlotStandby
+from serverlessllm.engine.slot_stream import SlotStream, StreamItem
 from serverlessllm.engine.worker_socket import connect_in
 from serverlessllm.errors import (
     EngineError,
@@ -30,6 +34,7 @@ from serverlessllm.errors import (
 )
 from serverlessllm.types import EngineKind
 from serverlessllm.wire import WIRE_VERSION
+from serverlessllm.wire.standby import BlocksPut, BlocksTaken, PutBlocks, Standing, TakeBlocks
 from serverlessllm.wire.worker import (
     AdapterLoaded,
     Arrived,
@@ -52,18 +57,9 @@ from serverlessllm.wire.worker import (
 )
 
 PRIME_TIMEOUT_S: Final = 60.0
+PUT_PREFIX: Final = "#put#"
 EARLY_FRAME_BYTES: Final = 8 << 20
 """What one `Early` carries, about."""
-
-
-class _Stream:
-    """Ids of one request, all its choices, on their way to its reader; bounded by the request's `max_tokens`."""
-
-    __slots__ = ("has_begun", "items")
-
-    def __init__(self) -> None:
-        self.items: asyncio.Queue[TokenEvent | Embedded | AdapterLoaded | SllmError] = asyncio.Queue()
-        self.has_begun = False
 
 
 class Slot:
@@ -85,7 +81,8 @@ class Slot:
         self._greeting: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
         self._attaching: asyncio.Future[Attached] | None = None
         self.on_wanted: Callable[[list[tuple[int, int]]], None] | None = None
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, SlotStream] = {}
+        self._asked: deque[tuple[str, asyncio.Future[BlocksTaken | BlocksPut]]] = deque()
         self._serial = itertools.count()
         self._reason = ""
         self._has_spellings = False
@@ -179,46 +176,70 @@ class Slot:
         """
         if self.lost.is_set():
             raise self._lost_error()
-        # Unique in the worker's life: events of a cancelled request never reach a later one of that id.
-        wire_id = f"{request.request_id}#{next(self._serial)}"
-        stream = self._streams[wire_id] = _Stream()
-        unfinished = set(range(request.choice, request.choice + num_choices)) - ended
-        try:
-            for choice in sorted(unfinished):
-                before = list(generated[choice]) if generated else request.generated_ids
-                self._channel.send(
-                    msgspec.structs.replace(request, request_id=wire_id, choice=choice, generated_ids=before)
+        stream = self._open_stream(request.request_id)
+        choices = set(range(request.choice, request.choice + num_choices)) - ended
+        for choice in sorted(choices):
+            before = list(generated[choice]) if generated else request.generated_ids
+            stream.send(
+                msgspec.structs.replace(
+                    request, request_id=stream.wire_id, choice=choice, generated_ids=before
                 )
-            while unfinished:
-                item = await stream.items.get()
-                if isinstance(item, SllmError):
-                    if num_choices == 1:
-                        unfinished.clear()
-                    raise item
-                if not isinstance(item, TokenEvent):
-                    raise WireError("no ids for a request that asked for ids", source="engine")
-                if item.finish is not None:
-                    unfinished.discard(item.choice)
-                yield msgspec.structs.replace(item, request_id=request.request_id)
-                if not ended.isdisjoint(unfinished):
-                    for choice in unfinished & ended:
-                        self._channel.send(Cancel(wire_id, choice))
-                    unfinished -= ended
-        finally:
-            del self._streams[wire_id]
-            if unfinished:
-                self._channel.send(Cancel(wire_id))
+            )
+        async with aclosing(stream.events(choices, ended)) as events:
+            async for event in events:
+                yield event
+
+    def stand_by(self, request: Generate, generated: Mapping[int, Sequence[int]]) -> SlotStandby:
+        """Prepare a request that runs elsewhere: choice → its ids so far, of those that have not ended.
+
+        Raises: WorkerLostError.
+        """
+        if self.lost.is_set():
+            raise self._lost_error()
+        return SlotStandby(self._open_stream(request.request_id), request, generated, self.hello.stands_by)
+
+    async def take_blocks(self, request_id: str, choice: int, first: int) -> BlocksTaken:
+        """Full blocks of a running choice, from the `first`-th on; none of an unknown one. Raises as `generate`."""
+        wire_ids = [wire_id for wire_id, stream in self._streams.items() if stream.request_id == request_id]
+        if not wire_ids:
+            return BlocksTaken(request_id, [], [])
+        taken = await self._ask(wire_ids[-1], TakeBlocks(wire_ids[-1], choice, first))
+        return taken if isinstance(taken, BlocksTaken) else BlocksTaken(request_id, [], [])
+
+    async def put_blocks(self, digests: list[bytes], blocks: list[bytes]) -> int:
+        """Have blocks kept for requests to come; how many were. Raises: WorkerLostError; the worker's own error."""
+        wire_id = f"{PUT_PREFIX}{next(self._serial)}"
+        put = await self._ask(wire_id, PutBlocks(wire_id, digests, blocks))
+        return put.num_stored if isinstance(put, BlocksPut) else 0
+
+    async def _ask(self, wire_id: str, message: TakeBlocks | PutBlocks) -> BlocksTaken | BlocksPut:
+        """Send it, and wait for what answers it; answers come in the order of the questions."""
+        if self.lost.is_set():
+            raise self._lost_error()
+        answer: asyncio.Future[BlocksTaken | BlocksPut] = asyncio.get_running_loop().create_future()
+        self._asked.append((wire_id, answer))
+        self._channel.send(message)
+        return await answer
+
+    def _open_stream(self, request_id: str) -> SlotStream:
+        """A place for what the worker says of a request, under an id that is unique in the worker's life."""
+        wire_id = f"{request_id}#{next(self._serial)}"
+        stream = SlotStream(request_id, wire_id, self._channel.send, lambda: self._streams.pop(wire_id, None))
+        self._streams[wire_id] = stream
+        return stream
 
     async def load_adapter(self, message: LoadAdapter) -> None:
         """Bind a LoRA adapter, once per slot at a time. Raises: WorkerLostError; the worker's own error."""
         if self.lost.is_set():
             raise self._lost_error()
-        stream = self._streams[message.adapter] = _Stream()
+        name = message.adapter
+        stream = SlotStream(name, name, self._channel.send, lambda: self._streams.pop(name, None))
+        self._streams[name] = stream
         try:
-            self._channel.send(message)
+            stream.send(message)
             item = await stream.items.get()
         finally:
-            del self._streams[message.adapter]
+            stream.forget()
         if isinstance(item, SllmError):
             raise item
 
@@ -229,16 +250,15 @@ class Slot:
         """
         if self.lost.is_set():
             raise self._lost_error()
-        wire_id = f"{request.request_id}#{next(self._serial)}"
-        stream = self._streams[wire_id] = _Stream()
+        stream = self._open_stream(request.request_id)
         try:
-            self._channel.send(msgspec.structs.replace(request, request_id=wire_id))
+            stream.send(msgspec.structs.replace(request, request_id=stream.wire_id))
             item = await stream.items.get()
         except asyncio.CancelledError:
-            self._channel.send(Cancel(wire_id))
+            stream.send(Cancel(stream.wire_id))
             raise
         finally:
-            del self._streams[wire_id]
+            stream.forget()
         if isinstance(item, SllmError):
             raise item
         if not isinstance(item, Embedded):
@@ -258,10 +278,15 @@ class Slot:
                 self.on_blocks(message)
             case AdapterLoaded():
                 self._deliver(message.adapter, message)
+            case BlocksTaken() | BlocksPut():
+                self._answer(message.request_id, message)
+            case Standing():
+                self._deliver(message.request_id, message)
             case Embedded():
                 self._deliver(message.request_id, message)
             case Failed(request_id=str(request_id)):
-                self._deliver(request_id, _error_of(message))
+                if not self._answer(request_id, _error_of(message)):
+                    self._deliver(request_id, _error_of(message))
             case Failed() if self._attaching is not None and not self._attaching.done():
                 self._attaching.set_exception(_error_of(message))
             case Attached() if self._attaching is not None and not self._attaching.done():
@@ -276,7 +301,21 @@ class Slot:
             case _:
                 raise WireError(f"{type(message).__name__} out of place", source="engine")
 
-    def _deliver(self, wire_id: str, item: TokenEvent | Embedded | AdapterLoaded | SllmError) -> None:
+    def _answer(self, wire_id: str, answer: BlocksTaken | BlocksPut | SllmError) -> bool:
+        """Give an answer to who asked; whether it was one. Only blocks that are put can fail."""
+        if not self._asked or self._asked[0][0] != wire_id:
+            return False
+        if isinstance(answer, SllmError) and not wire_id.startswith(PUT_PREFIX):
+            return False  # the request failed, whose blocks were asked for: that answer comes too
+        _, asked = self._asked.popleft()
+        if not asked.done():
+            if isinstance(answer, SllmError):
+                asked.set_exception(answer)
+            else:
+                asked.set_result(answer)
+        return True
+
+    def _deliver(self, wire_id: str, item: StreamItem) -> None:
         stream = self._streams.get(wire_id)
         if stream is not None:  # else its reader left, and the cancel is on its way
             stream.has_begun = True
@@ -291,6 +330,11 @@ class Slot:
                 waiting.exception()  # counts as seen: the waiter may have left
         for stream in self._streams.values():
             stream.items.put_nowait(self._lost_error())
+        for _, asked in self._asked:
+            if not asked.done():
+                asked.set_exception(self._lost_error())
+                asked.exception()
+        self._asked.clear()
 
     def _lost_error(self) -> WorkerLostError:
         return WorkerLostError(

@@ -11,6 +11,9 @@
               Cancel      forgets it                                    → attached
               Arrived     goes on with the shards that are whole now    → attached
               Early       has the bytes that it wanted                  → attached
+              Extend      hands ids to a request that stands by         → attached
+              TakeBlocks     gives blocks of a running request             → attached
+              PutBlocks      keeps blocks for requests to come             → attached
     any       agent gone, or a message out of place                     → ended
 
 A worker takes one model in its life: a failed attach may leave an engine half bound, so it ends the worker,
@@ -24,30 +27,29 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from serverlessllm.arena.mapping import map_extents
 from serverlessllm.engine.base import (
     AdapterEngine,
+    BlockCopier,
     BlockReporter,
     EmbeddingEngine,
     Engine,
-    EngineLimits,
     FailureReporter,
     GrammarEngine,
-    RegionFile,
+    StandbyEngine,
     StreamingEngine,
     Weights,
 )
+from serverlessllm.engine.binding import bind, map_region
 from serverlessllm.engine.worker_connection import AgentConnection, AgentGoneError
-from serverlessllm.errors import EngineError, SllmError, UnsupportedFieldError, WireError
+from serverlessllm.errors import SllmError, UnsupportedFieldError, WireError
 from serverlessllm.wire import WIRE_VERSION
+from serverlessllm.wire.standby import BlocksPut, BlocksTaken, Extend, PutBlocks, TakeBlocks
 from serverlessllm.wire.worker import (
     AdapterLoaded,
     Arrived,
     Attach,
-    Attached,
     Blocks,
     Cancel,
     Early,
@@ -93,7 +95,18 @@ def serve(listener: socket.socket, engine: Engine) -> None:
     listener.close()
     try:
         streams = isinstance(engine, StreamingEngine) and engine.can_stream
-        connection.send(Hello(WIRE_VERSION, os.getpid(), engine.name, engine.dtype, primed_ms, streams))
+        connection.send(
+            Hello(
+                WIRE_VERSION,
+                os.getpid(),
+                engine.name,
+                engine.dtype,
+                primed_ms,
+                streams,
+                stands_by=isinstance(engine, StandbyEngine),
+                copies_blocks=isinstance(engine, BlockCopier),
+            )
+        )
         Worker(connection, engine).run()
     except AgentGoneError:
         pass
@@ -113,6 +126,7 @@ class Worker:
         self._blocks = engine if isinstance(engine, BlockReporter) else None
         self._embedding = engine if isinstance(engine, EmbeddingEngine) else None
         self._failing = engine if isinstance(engine, FailureReporter) else None
+        self._standby = engine if isinstance(engine, StandbyEngine) else None
         self._is_attached = False
         self._is_running = True
         self._region_fd: int | None = None  # never closed: its lock on the arena is the region's pin
@@ -126,6 +140,7 @@ class Worker:
             self._ask_for_wanted()
             if self._engine.has_work:
                 self._step()
+            self._tell_standing()
 
     def _step(self) -> None:
         events = self._engine.step()
@@ -145,6 +160,11 @@ class Worker:
             stored, removed = self._blocks.block_changes()
             if stored or removed:
                 self._connection.send(Blocks(stored, removed))
+
+    def _tell_standing(self) -> None:
+        if self._standby is not None and self._is_attached:
+            for standing in self._standby.take_standing():
+                self._connection.send(standing)
 
     def _patience_s(self) -> float | None:
         if not self._engine.has_work:
@@ -175,6 +195,12 @@ class Worker:
             case Early() if self._is_attached and self._streaming is not None:
                 for offset, data in message.parts:
                     self._streaming.take_early(offset, data)
+            case Extend() if self._is_attached and self._standby is not None:
+                self._extend(message, self._standby)
+            case TakeBlocks() if self._is_attached:
+                self._take_blocks(message)
+            case PutBlocks() if self._is_attached:
+                self._put_blocks(message)
             case _:
                 state = "attached" if self._is_attached else "without a model"
                 raise WireError(f"{type(message).__name__} sent to a worker that is {state}", source="agent")
@@ -186,9 +212,31 @@ class Worker:
                     f"the {self._engine.name} engine follows no format: leave out response_format, enforced calls",
                     param="response_format",
                 )
+            if request.is_standby and self._standby is None:
+                raise UnsupportedFieldError(f"the {self._engine.name} engine prepares no requests")
             self._engine.add(request)
         except SllmError as error:
             self._connection.send(Failed(error.message, error.code, request.request_id, error.param))
+
+    def _extend(self, message: Extend, engine: StandbyEngine) -> None:
+        try:
+            engine.extend(message)
+        except SllmError as error:
+            self._connection.send(Failed(error.message, error.code, message.request_id, error.param))
+
+    def _take_blocks(self, message: TakeBlocks) -> None:
+        copier = self._engine if isinstance(self._engine, BlockCopier) else None
+        blocks = BlocksTaken(message.request_id, [], []) if copier is None else copier.take_blocks(message)
+        self._connection.send(blocks)
+
+    def _put_blocks(self, message: PutBlocks) -> None:
+        try:
+            copier = self._engine if isinstance(self._engine, BlockCopier) else None
+            num_stored = 0 if copier is None else copier.put_blocks(message)
+        except SllmError as error:
+            self._connection.send(Failed(error.message, error.code, message.request_id, error.param))
+        else:
+            self._connection.send(BlocksPut(message.request_id, num_stored))
 
     def _load_adapter(self, message: LoadAdapter) -> None:
         try:
@@ -196,7 +244,7 @@ class Worker:
                 raise UnsupportedFieldError(
                     f"model: the {self._engine.name} engine runs no adapters", param="model"
                 )
-            region = _map_region(self._region_fd, message.extents)
+            region = map_region(self._region_fd, message.extents)
             self._engine.load_adapter(message.adapter, Weights(region, message.layout))
         except SllmError as error:
             self._connection.send(Failed(error.message, error.code, message.adapter, error.param))
@@ -217,46 +265,10 @@ class Worker:
     def _attach(self, attach: Attach, descriptor: int | None) -> None:
         self._region_fd = descriptor
         try:
-            attached = self._bind(attach)
+            attached = bind(self._engine, attach, descriptor)
         except SllmError as error:
             self._is_running = False
             self._connection.send(Failed(error.message, error.code))
         else:
             self._is_attached = True
             self._connection.send(attached)
-
-    def _bind(self, attach: Attach) -> Attached:
-        started_s = time.perf_counter()
-        region = _map_region(self._region_fd, attach.extents)
-        mapped_s = time.perf_counter()
-        report = self._engine.attach_weights(
-            Weights(region, attach.layout, attach.shards, attach.num_ready, self._region_file(attach)),
-            EngineLimits(attach.max_num_seqs, attach.max_model_len_tokens, attach.kv_cache_bytes),
-            attach.options,
-        )
-        return Attached(
-            map_ms=(mapped_s - started_s) * 1e3,
-            bind_ms=(time.perf_counter() - mapped_s) * 1e3,
-            max_model_len_tokens=report.max_model_len_tokens,
-            copied_bytes=report.copied_bytes,
-            block_tokens=report.block_tokens,
-        )
-
-    def _region_file(self, attach: Attach) -> RegionFile | None:
-        if self._region_fd is None or not attach.extents:
-            return None
-        return RegionFile(self._region_fd, attach.extents)
-
-
-def _map_region(region_fd: int | None, extents: Sequence[tuple[int, int]]) -> memoryview:
-    """The attached bytes, read-only; empty without extents. The mapping lives as long as any view of it."""
-    if not extents:
-        return memoryview(b"")
-    if region_fd is None:
-        raise EngineError("the attach names extents but brought no descriptor of the arena")
-    try:
-        # Not populated ahead: for 256 MiB that costs what the faults cost (1 ms in 2 MiB pages, 26 ms in 4 KiB
-        # ones), and the faults of a first prompt are spread over the compute threads.
-        return map_extents(region_fd, extents, writable=False).view
-    except (OSError, ValueError) as error:
-        raise EngineError(f"cannot map {len(extents)} extents of the arena: {error}") from error

@@ -179,6 +179,15 @@ class LoadTask:
             raise
         finally:
             run.note_trust(self._parts.trust)
+            self._tell_corrupt(run)
+
+    def _tell_corrupt(self, run: LoadRun) -> None:
+        """Which shards were wrong on the disk, and how often an origin sent wrong bytes."""
+        wrong = {one.read.shard for one in run.failures if isinstance(one.error, CorruptDataError)}
+        if wrong:
+            self._parts.on_corrupt("nvme", len(wrong))
+        if self._fetch is not None and self._fetch.num_corrupt:
+            self._parts.on_corrupt("remote", self._fetch.num_corrupt)
 
     def _quarantine(self, failures: list[Failure]) -> list[str]:
         directory = self._wish.artifact.directory

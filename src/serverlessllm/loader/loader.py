@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from serverlessllm.arena.arena import Arena
@@ -22,6 +22,7 @@ from serverlessllm.errors import CorruptDataError, NotFoundError, ShuttingDownEr
 from serverlessllm.loader.adopted import is_region_right
 from serverlessllm.loader.bandwidth import BandwidthEstimate, BandwidthMeter
 from serverlessllm.loader.disk.local_copy import SourceOpener
+from serverlessllm.loader.disk.pace import DiskPace, PacedFileSource
 from serverlessllm.loader.disk.tier import NvmeTier
 from serverlessllm.loader.disk.trust import DiskTrust
 from serverlessllm.loader.dram_room import DramRoom
@@ -33,7 +34,7 @@ from serverlessllm.loader.manifest import OriginOpener, read_manifest
 from serverlessllm.loader.own_memory import MAX_COPIES, MAX_LOADS
 from serverlessllm.loader.parts import LoaderParts
 from serverlessllm.loader.plan import LoadableArtifact, file_sizes
-from serverlessllm.loader.report import LoadReport, OnLoadProgress
+from serverlessllm.loader.report import LoadReport, OnCorrupt, OnLoadProgress
 from serverlessllm.loader.settlement import Settlement
 from serverlessllm.loader.transfer.fetch_shares import FetchShares
 from serverlessllm.loader.transfer.read_pool import ReadPool
@@ -66,10 +67,11 @@ class Loader:
         open_origin: OriginOpener | None = None,
         num_fetch_workers: int = DEFAULT_WORKERS,
         open_source: SourceOpener | None = None,
+        on_corrupt: OnCorrupt = lambda tier, number: None,
     ) -> None:
         """`io_profile` is what `sllm tune io` found; `open_origin` opens a file at an origin (None: loads have none),
         from which at most `num_fetch_workers` ranges are in flight per load; `open_source` opens a weights file on
-        disk, by default as a `FileSource`. Raises: ConfigError.
+        disk, by default as a `FileSource`; `on_corrupt` hears of wrong bytes, from any thread. Raises: ConfigError.
         """
         io = choose_io(config, io_profile)
         self._arena = arena
@@ -91,11 +93,12 @@ class Loader:
             meter=self._meter,
             trust=DiskTrust(config.verify),
             room=self._room,
-            open_source=open_source or (lambda path: FileSource(path, direct_io=io.direct_io)),
+            open_source=open_source or _opener(config, io.direct_io, clock),
             open_origin=open_origin,
             fetch_shares=FetchShares(num_fetch_workers),
             copies=threading.BoundedSemaphore(MAX_COPIES),
             in_use=self.in_use,
+            on_corrupt=on_corrupt,
         )
         self._is_closed = False
 
@@ -147,6 +150,10 @@ class Loader:
             if report is not None:
                 return report
         raise ShuttingDownError("the loader is closed", source="agent")
+
+    def note_losses(self, losses_s: Mapping[str, float]) -> None:
+        """What callers would lose in expected seconds by each revision's leaving DRAM, as far as placement knows."""
+        self._room.note_losses(losses_s)
 
     async def manifest(self, revision: str, directory: Path, origins: Sequence[str]) -> Artifact:
         """The artifact without its weights, which lie in `directory` or will: for a load from `origins`.
@@ -275,6 +282,7 @@ class Loader:
         elif is_right is False:
             _log.warning("adopted region %s has wrong bytes in memory: dropped", region.revision)
             self._arena.discard(region)
+            self._parts.on_corrupt("dram", 1)
         return is_right
 
     def _finish_fetch(self, wish: LoadWish, adopted: Region) -> None:
@@ -309,6 +317,14 @@ class Loader:
         """Bytes/s at which a revision would come back: from disk while a copy is there, else from its origin."""
         is_here = self._nvme.artifact_path(revision).is_dir()
         return self._meter.estimate("nvme" if is_here else "remote").mean_bytes_per_s
+
+
+def _opener(config: LoaderConfig, direct_io: str, clock: Clock) -> SourceOpener:
+    """How files on the node's disk are opened: at their full speed, or at the configured one."""
+    if not config.max_disk_bytes_per_s:
+        return lambda path: FileSource(path, direct_io=direct_io)
+    pace = DiskPace(config.max_disk_bytes_per_s, clock)
+    return lambda path: PacedFileSource(path, pace, direct_io=direct_io)
 
 
 def hit(region: Region, seconds: float) -> LoadReport:

@@ -18,6 +18,7 @@ from serverlessllm.loader.dram_room import DramRoom
 from serverlessllm.loader.io_settings import IoSettings
 from serverlessllm.loader.manifest import OriginOpener
 from serverlessllm.loader.plan import LoadableArtifact
+from serverlessllm.loader.report import OnCorrupt
 from serverlessllm.loader.transfer.fetch_shares import FetchShares
 from serverlessllm.loader.transfer.read_pool import ReadPool
 from serverlessllm.loader.transfer.threads import LoaderThreads
@@ -28,7 +29,8 @@ from serverlessllm.types import Tier
 class LoaderParts:
     """`in_use` are the revisions whose copies on disk must stay: loading, or pinned in DRAM.
 
-    `copies` counts the pieces that all fetches together may hold beside the arena.
+    `copies` counts the pieces that all fetches together may hold beside the arena. `on_corrupt` hears where shards
+    were wrong (`nvme`, `remote`) and how many; from any thread.
     """
 
     arena: Arena
@@ -45,6 +47,7 @@ class LoaderParts:
     fetch_shares: FetchShares
     copies: BoundedSemaphore
     in_use: Callable[[], set[str]]
+    on_corrupt: OnCorrupt
 
     def staged_copy(self, artifact: LoadableArtifact) -> StagedCopy:
         """The disk's half of a fetch of `artifact`; what is worth least on the disk makes room for it."""

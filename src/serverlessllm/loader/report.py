@@ -73,3 +73,5 @@ class LoadReport:
 
 
 OnLoadProgress = Callable[[LoadProgress], None]
+OnCorrupt = Callable[[Tier, int], None]
+"""Where shards were found with wrong bytes, and how many: on the disk (nvme), from an origin (remote), in dram."""

@@ -63,6 +63,7 @@ class AgentLink:
         self.is_alive = False
         self.lost = asyncio.Event()
         self.is_drained = False
+        self.is_leaving = False
         self.problem: str | None = None
         self.num_failures = 0
         self.breaker = Breaker(clock)

@@ -8,6 +8,7 @@ from serverlessllm.metadata.records import ModelRecord
 from serverlessllm.orchestrator.exchange import Exchange
 from serverlessllm.orchestrator.prompt import Prompt
 from serverlessllm.orchestrator.reattach import FoundRun
+from serverlessllm.orchestrator.replicas import Replica
 from serverlessllm.orchestrator.stream_record import StreamRecord
 from serverlessllm.wire.embeddings import EmbeddingRequest
 from serverlessllm.wire.openai import ChatRequest, CompletionRequest, Endpoint
@@ -22,8 +23,18 @@ class TryAgain(Exception):  # noqa: N818  (control flow, not an error of ours)
         self.cause = cause
 
 
+class Moved(Exception):  # noqa: N818  (control flow, not an error of ours)
+    """The source says, in `line`, where the stream goes on; everything before that reached the client."""
+
+    def __init__(self, line: bytes) -> None:
+        super().__init__("moved")
+        self.line = line
+
+
 class Call:
     """`seed` tells the request from others of its id, `hop` numbers its runs at agents.
+
+    `replica` is the one that it runs at, or ran last.
 
     `failed` are agents that failed it, one entry per failure; `num_cuts` counts the breaks of its stream. A client
     that came back has all up to `last_seq` already.
@@ -48,6 +59,7 @@ class Call:
         self.seed = seed
         self.adapter = adapter
         self.hop = 0
+        self.replica: Replica | None = None
         self.failed: list[str] = []
         self.num_cuts = 0
         self.last_seq = 0

@@ -35,7 +35,8 @@ from serverlessllm.errors import (
 )
 from serverlessllm.orchestrator.agents import Agents
 from serverlessllm.orchestrator.breakers import Breakers
-from serverlessllm.orchestrator.call import Call, TryAgain
+from serverlessllm.orchestrator.call import Call, Moved, TryAgain
+from serverlessllm.orchestrator.handover import Handovers
 from serverlessllm.orchestrator.holding import Holding
 from serverlessllm.orchestrator.infer_head import InferHead
 from serverlessllm.orchestrator.reattach import FoundRun, Reattach
@@ -89,6 +90,7 @@ class Dispatch:
         self._clock = clock
         self.runs = Runs(self._head)
         self._reattach = Reattach(agents, table, self.runs)
+        self._handovers = Handovers(agents, table, self.runs, metrics)
 
     async def rejoin(self, call: Call, last_seq: int) -> web.StreamResponse:
         """What follows `last_seq` of an answer whose client lost it together with another orchestrator.
@@ -112,6 +114,7 @@ class Dispatch:
     async def answer(self, call: Call, found: FoundRun | None = None) -> web.StreamResponse:
         """The whole answer, beginning with what was `found` of it. Raises the error that ended it."""
         timeline = call.timeline
+        self._routing.note_call(call.record)
         while True:
             replica = found.replica if found is not None else await self._replica(call)
             timeline.state, timeline.revision, timeline.attempt = "running", replica.revision, replica.attempt
@@ -121,6 +124,7 @@ class Dispatch:
             except TryAgain as again:
                 found = None
                 cause = again.cause
+            replica = call.replica or replica  # it may have moved
             if call.stream is not None and isinstance(cause, BROKEN):
                 self.runs.end(replica.link, call.run)
             call.hop += 1
@@ -173,6 +177,7 @@ class Dispatch:
 
     async def _ask(self, call: Call, replica: Replica, found: FoundRun | None) -> web.StreamResponse:
         """`_try`, counted as in flight at the replica, and learned from. A client that leaves ends the run."""
+        call.replica = replica
         replica.num_inflight += 1
         replica.link.breaker.begin()
         try:
@@ -183,9 +188,10 @@ class Dispatch:
             return response
         except (asyncio.CancelledError, ConnectionResetError):
             if call.stream is not None and call.timeline.state == "running":
-                self.runs.end(replica.link, call.run)
+                self.runs.end((call.replica or replica).link, call.run)
             raise
         finally:
+            replica = call.replica or replica  # it may have moved
             replica.num_inflight -= 1
             replica.used_s = self._clock.monotonic_s()
             self._routing.learn(replica, call.timeline)
@@ -214,6 +220,7 @@ class Dispatch:
         """Relay a run to its end, attaching to it again where its connection breaks."""
         relay = Relay(call, record, self._metrics, self._config.stall_timeout_s)
         while True:
+            moving = cause = None
             try:
                 return await relay.run(response)
             except TryAgain as again:
@@ -221,9 +228,15 @@ class Dispatch:
                 if call.begun is None or type(again.cause) is not UnreachableError:
                     raise
                 cause = again.cause
+            except Moved as moved:
+                moving = moved.line
             finally:
                 response.close()
-            response = await self._attach(call, record, replica, cause)
+            replica = call.replica or replica
+            if moving is not None:
+                response = await self._handovers.follow(call, record, replica, moving)
+            elif cause is not None:
+                response = await self._attach(call, record, replica, cause)
 
     async def _attach(
         self, call: Call, record: StreamRecord, replica: Replica, cause: SllmError

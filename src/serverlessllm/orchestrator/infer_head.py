@@ -48,6 +48,7 @@ class InferHead:
             hop=hop,
             adapter="" if adapter is None else adapter.revision or "",
             adapter_artifact="" if adapter is None else adapter.artifact or "",
+            traceparent="" if timeline.trace is None else timeline.trace.header(),
         ).encode()
         return self._secret_line + _lines(headers)
 

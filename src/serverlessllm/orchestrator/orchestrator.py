@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from blake3 import blake3
 
@@ -22,33 +22,43 @@ from serverlessllm.orchestrator.agents import Agents
 from serverlessllm.orchestrator.breakers import Breakers
 from serverlessllm.orchestrator.changes import Changes
 from serverlessllm.orchestrator.decisions import DecisionRing
+from serverlessllm.orchestrator.destinations import Destinations
 from serverlessllm.orchestrator.disks import Disks
 from serverlessllm.orchestrator.dispatch import Dispatch
+from serverlessllm.orchestrator.farewells import Farewells
 from serverlessllm.orchestrator.fetches import Fetches
+from serverlessllm.orchestrator.front_gauges import FrontGauges
 from serverlessllm.orchestrator.hedge import Hedge
 from serverlessllm.orchestrator.holding import Holding
 from serverlessllm.orchestrator.keyring import Keyring
 from serverlessllm.orchestrator.members import Members
 from serverlessllm.orchestrator.models import Models
+from serverlessllm.orchestrator.moves import Moves
+from serverlessllm.orchestrator.node_feed import NodeFeed
 from serverlessllm.orchestrator.placements import Placements
+from serverlessllm.orchestrator.placer import Placer
 from serverlessllm.orchestrator.prefill_costs import PrefillCosts
 from serverlessllm.orchestrator.proxy import Proxy
 from serverlessllm.orchestrator.reconcile import Reconciler
 from serverlessllm.orchestrator.registration import Registrations
 from serverlessllm.orchestrator.replicas import ReplicaTable
 from serverlessllm.orchestrator.request_metrics import RequestMetrics
+from serverlessllm.orchestrator.request_traces import RequestTraces
 from serverlessllm.orchestrator.room import Room
 from serverlessllm.orchestrator.routing import Routing
 from serverlessllm.orchestrator.scaling.idle import IdleScaler
+from serverlessllm.orchestrator.scaling.replicas import ReplicaScaler
 from serverlessllm.orchestrator.siblings import Siblings
 from serverlessllm.orchestrator.tenure import Tenure
 from serverlessllm.orchestrator.unbind import Unbinder
 from serverlessllm.orchestrator.views import Views
 from serverlessllm.orchestrator.wake import Wakes
 from serverlessllm.orchestrator.waker import Waker, Woken
+from serverlessllm.orchestrator.weights import Weights
 from serverlessllm.sdk.ingest import IngestClient
 from serverlessllm.sdk.tls import ClientTls
 from serverlessllm.telemetry.metrics import OrchestratorMetrics
+from serverlessllm.telemetry.spans import SpanSink
 from serverlessllm.telemetry.timeline import TimelineRing
 from serverlessllm.wire.events import AgentEvent, Heartbeat, KvChanged, ReplicaChanged, Snapshot
 
@@ -56,7 +66,10 @@ log = logging.getLogger(__name__)
 
 
 class Orchestrator:
-    """`agents` are addresses to follow. `remove_artifact(revision)` is given where artifacts are on our own disk."""
+    """`agents` are addresses to follow. `remove_artifact(revision)` is given where artifacts are on our own disk.
+
+    `spans` takes the traces of requests.
+    """
 
     def __init__(
         self,
@@ -70,6 +83,7 @@ class Orchestrator:
         remove_artifact: Callable[[str], None] | None = None,
         tls: ClientTls | None = None,
         siblings: Siblings | None = None,
+        spans: SpanSink | None = None,
     ) -> None:
         tls = tls or ClientTls(config.tls)
         self.config = config.orchestrator
@@ -77,16 +91,22 @@ class Orchestrator:
         self._remove_artifact = remove_artifact
         self.changes = Changes()
         self.metrics = OrchestratorMetrics()
-        self.ring = TimelineRing(self.config.timeline_ring_size)
-        decisions = DecisionRing()
+        self.traces = RequestTraces(config.telemetry, spans, is_logging_ids=config.log_format == "json")
+        self.ring = TimelineRing(self.config.timeline_ring_size, self.traces.finished)
+        self.decisions = DecisionRing()
+        self.feed = NodeFeed()
         costs = PrefillCosts()
         self.models = Models(store, self.changes, clock)
+        self.weights = Weights(store, self.changes, clock)
         self.keyring = Keyring(store, self.changes, clock)
         self.admission = Admission(self.config, self.keyring)
         self.agents = Agents(agents, secret, clock, self, tls)
+        self.gauges = FrontGauges(self.metrics, self.agents, self.models, clock)
         self._table = ReplicaTable(clock)
         self._breakers = Breakers(self.agents, self.metrics)
-        self.members = Members(store, self.agents, self.changes, clock)
+        self.members = Members(
+            store, self.agents, self.changes, clock, lambda link: self._farewells.begin(link)
+        )
         owner = _owner(config, 0 if siblings is None else siblings.index)
         self._tenure = Tenure(store, owner, clock, ttl_s=config.metadata.lease_ttl_s)
         self._placements = Placements(store, self._tenure, self._has_living_agent, clock)
@@ -100,17 +120,16 @@ class Orchestrator:
         self.fetches = Fetches(self.models, self._ingest, artifacts, self.changes)
         self._hedge: Hedge[Woken] = Hedge(self._placements, self._table, self.metrics)
         room = Room(self._table, self._unbinder, self.changes, clock)
+        placer = Placer(self.feed, costs, self._current_weights, self._placements, self.decisions, clock)
         waker = Waker(
             self.models,
             self.agents,
             self._table,
-            self._placements,
+            placer,
             room,
-            decisions,
             self.changes,
             clock,
             self.fetches,
-            costs,
             self._breakers,
             self._hedge,
         )
@@ -120,11 +139,32 @@ class Orchestrator:
         self._idle = IdleScaler(
             self.models, self._table, self._unbinder, clock, keep_alive_s, lambda: self._tenure.is_leader
         )
-        self.views = Views(self.models, self.agents, self.wakes, self.ring, decisions, clock, keep_alive_s)
+        self._scaler = ReplicaScaler(
+            self.models,
+            self._table,
+            self.feed,
+            placer,
+            self._placements,
+            self._unbinder,
+            self.metrics,
+            clock,
+            lambda: self._tenure.is_leader,
+            lambda: self._breakers.shunned(self.agents.alive()),
+        )
+        self.views = Views(
+            self.models, self.agents, self.wakes, self.ring, self.decisions, clock, keep_alive_s
+        )
         self.disks = Disks(self.models, self.agents, self._may_remove_artifacts)
-        routing = Routing(self._table, costs, decisions, clock, self._breakers)
+        routing = Routing(
+            self._table, costs, self.decisions, self.feed, self._current_weights, clock, self._breakers
+        )
         self.proxy = self._new_proxy(routing, secret, clock)
-        self._idle_task: asyncio.Task[None] | None = None
+        self._destinations = Destinations(self.agents, self._table, self._placements)
+        self.moves = Moves(self.models, self.agents, self._destinations, self.ring)
+        self._farewells = Farewells(self.agents, self.moves, lambda: self._tenure.is_leader)
+        self.is_stopping = False
+        """Whether the process was told to stop: `/v1` takes nothing new, `/readyz` says no."""
+        self._scaling: list[asyncio.Task[None]] = []
 
     def _new_proxy(self, routing: Routing, secret: str, clock: Clock) -> Proxy:
         metrics = RequestMetrics(self.metrics, clock)
@@ -137,7 +177,7 @@ class Orchestrator:
     def render_metrics(self) -> bytes:
         """Prometheus' text format."""
         self._breakers.show()
-        return self.metrics.render()
+        return self.gauges.render()
 
     async def start(self) -> None:
         """Read the store, resume registrations, follow the agents.
@@ -145,6 +185,7 @@ class Orchestrator:
         Raises: ConfigError when we would listen publicly without keys; MetadataUnavailableError.
         """
         await self.models.start()
+        await self.weights.start()
         await self.keyring.start()
         self.admission.check_start()
         self.registrations.resume()
@@ -152,15 +193,20 @@ class Orchestrator:
         await self.agents.start()
         await self.members.start()
         await self._reconciler.start()
-        self._idle_task = asyncio.create_task(self._idle.run(), name="scale to zero")
+        self._scaling = [
+            asyncio.create_task(self._idle.run(), name="scale to zero"),
+            asyncio.create_task(self._scaler.run(), name="scale replicas"),
+        ]
 
     async def stop(self) -> None:
         """Stop everything; what waits is told. Replicas stay with their agents."""
-        if self._idle_task is not None:
-            self._idle_task.cancel()
-            await asyncio.gather(self._idle_task, return_exceptions=True)
+        for task in self._scaling:
+            task.cancel()
+        await asyncio.gather(*self._scaling, return_exceptions=True)
         await self.proxy.stop()
+        await self._farewells.stop()
         await self.wakes.stop()
+        await self._destinations.stop()
         await self._hedge.flush()
         await self.fetches.stop()
         await self.registrations.stop()
@@ -171,6 +217,7 @@ class Orchestrator:
         await self.agents.stop()
         await self._ingest.aclose()
         await self.keyring.stop()
+        await self.weights.stop()
         await self.models.stop()
 
     def agent_changed(self, link: AgentLink, event: AgentEvent) -> None:
@@ -178,19 +225,21 @@ class Orchestrator:
         if isinstance(event, KvChanged):
             return  # nobody waits for these
         self._table.apply(link, event)
+        self.feed.follow(link, event)
         if isinstance(event, Heartbeat):
             return
         if isinstance(event, Snapshot):
             self._reconciler.agent_joined(link)
         elif isinstance(event, ReplicaChanged) and event.replica.state == "gone":
             self._placements.settle(event.replica.model, event.replica.attempt, is_ready=False)
-        self._count_agents()
         self.changes.notify()
 
     def agent_lost(self, link: AgentLink) -> None:
         """See `AgentObserver`."""
+        if self.members.has(link.agent_id):
+            self.gauges.note_lost(link.agent_id, link.silent_s)
         self._table.drop_agent(link)
-        self._count_agents()
+        self.feed.lost(link)
         self.changes.notify()
 
     async def stop_model(self, name: str, *, drop_bytes: bool) -> int:
@@ -238,11 +287,8 @@ class Orchestrator:
     def _has_living_agent(self, record: PlacementRecord) -> bool:
         return self.agents.by_id(record.node) is not None
 
-    def _count_agents(self) -> None:
-        views = self.agents.views()
-        num_alive = sum(view.is_alive for view in views)
-        self.metrics.agents.labels("true").set(num_alive)
-        self.metrics.agents.labels("false").set(len(views) - num_alive)
+    def _current_weights(self) -> Mapping[str, float]:
+        return self.weights.current
 
 
 def _owner(config: Config, worker: int) -> str:

@@ -22,7 +22,7 @@ from serverlessllm.errors import (
     WireError,
     from_openai,
 )
-from serverlessllm.orchestrator.call import Call, TryAgain
+from serverlessllm.orchestrator.call import Call, Moved, TryAgain
 from serverlessllm.orchestrator.request_metrics import RequestMetrics
 from serverlessllm.orchestrator.stream_record import StreamRecord
 from serverlessllm.orchestrator.upstream import UpstreamResponse
@@ -84,7 +84,9 @@ class Relay:
         self._has_seen = call.last_seq > 0
 
     async def run(self, response: UpstreamResponse) -> web.StreamResponse:
-        """To the stream's end. Raises TryAgain when the run breaks before it; ConnectionResetError."""
+        """To the stream's end. Raises TryAgain when the run breaks before it, Moved when its agent hands it over;
+        ConnectionResetError.
+        """
         relay, exchange, record = StreamRelay(), self._exchange, self._record
         silence = Silence(response, self._stall_timeout_s)
         has_begun = False
@@ -98,6 +100,8 @@ class Relay:
                     break
                 events = relay.feed(data)
                 if not events:
+                    if relay.moving is not None:
+                        raise Moved(relay.moving)
                     continue
                 if relay.is_done:
                     events = await self._without_error(events)
@@ -116,6 +120,8 @@ class Relay:
                     events = self._unseen(events)
                 if events:
                     await exchange.forward(events)
+                if relay.moving is not None:
+                    raise Moved(relay.moving)
             cut: SllmError = UnreachableError("the agent ended the stream before [DONE]", source="agent")
         except (UnreachableError, WireError) as error:
             cut = error

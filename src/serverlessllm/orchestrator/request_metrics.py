@@ -72,6 +72,14 @@ class RequestMetrics:
         timeline.hops.append(Hop(timeline.agent_id or "", seq, "attached", RETURNED))
         self._metrics.resumes.labels(RETURNED, "attached").inc()
 
+    def moved(self, timeline: Timeline, agent_id: str, seq: int, how: Resumption) -> None:
+        """A stream was handed over after `seq` ids, or was to be, and goes on now."""
+        timeline.note_cut()
+        pause_s = self._clock.monotonic_s() - self._read_s.get(timeline.request_id, self._clock.monotonic_s())
+        timeline.hops.append(Hop(agent_id, seq, how, "", pause_s * 1e3))
+        self._metrics.moves.labels(how).inc()
+        self._metrics.move_pause_seconds.labels(timeline.model).observe(pause_s)
+
     def progressed(self, timeline: Timeline, seq: int) -> None:
         """A read of the stream brought it to `seq` ids."""
         now_s = self._clock.monotonic_s()

@@ -69,6 +69,8 @@ class Views:
             num_held=self._wakes.num_held(record.name),
             resolved=record.resolved,
             origins=record.origins,
+            min_replicas=record.min_replicas,
+            max_replicas=record.max_replicas,
         )
 
     def models(self) -> list[ModelView]:
@@ -136,6 +138,7 @@ def request_view(timeline: Timeline) -> RequestView:
         completion_tokens=timeline.completion_tokens,
         cached_tokens=timeline.cached_tokens,
         tenant=timeline.tenant,
+        trace_id="" if timeline.trace is None else timeline.trace.trace_id,
         hops=timeline.hops,
     )
 

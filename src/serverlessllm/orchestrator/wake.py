@@ -130,9 +130,9 @@ class Wakes:
 
     def _ended(self, wake: Wake, task: asyncio.Task[Woken]) -> None:
         self._forget(wake)
-        is_ok = not task.cancelled() and task.exception() is None
-        self._metrics.wakes.labels("ok" if is_ok else "failed").inc()
-        if is_ok:
+        outcome = _outcome(task)
+        self._metrics.wakes.labels(outcome).inc()
+        if outcome == "ok":
             self._queue.took(self._clock.monotonic_s() - wake.began_s)
 
     def _forget(self, wake: Wake) -> None:
@@ -173,3 +173,10 @@ class Wakes:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _outcome(task: asyncio.Task[Woken]) -> str:
+    """As `sllm_wakes` counts it."""
+    if task.cancelled():
+        return "cancelled"
+    return "ok" if task.exception() is None else "failed"

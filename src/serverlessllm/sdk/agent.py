@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Client of an agent's control path: `/load`, `/unload`, `/status`, `/disk` and `/events`.
+"""Client of an agent's control path: `/load`, `/unload`, `/status`, `/disk`, `/migrate` and `/events`.
 
 Every error is an `SllmError`: what the agent sent, or UnreachableError. `/infer` is not here: the hot path has a
 client of its own in `orchestrator/upstream.py`.
@@ -29,6 +29,8 @@ from serverlessllm.wire.agent import (
 )
 from serverlessllm.wire.disk import CleanNode, DiskCleaned, DiskStatus
 from serverlessllm.wire.events import HEARTBEAT_S, KNOWN_TAGS, AgentEvent
+from serverlessllm.wire.migrate import MigrateRequest, MigrateResult, RunList
+from serverlessllm.wire.trace_context import TRACEPARENT, current_header
 
 T = TypeVar("T")
 
@@ -96,6 +98,14 @@ class AgentClient:
         """Remove what nobody needs."""
         return await self._post("/disk/clean", request, DiskCleaned, DELETE_TIMEOUT)
 
+    async def runs(self) -> RunList:
+        """The streams that run there."""
+        return await self._get("/infer", RunList)
+
+    async def migrate(self, request: MigrateRequest) -> MigrateResult:
+        """Move a stream away from there; returns when it is settled."""
+        return await self._post("/migrate", request, MigrateResult, LOAD_TIMEOUT)
+
     async def events(self, from_seq: int | None = None) -> AsyncGenerator[tuple[int, AgentEvent], None]:
         """(seq, event), from a snapshot or from what came after `from_seq`; see `wire/events.py`.
 
@@ -127,7 +137,7 @@ class AgentClient:
             response = await self._http.post(
                 path,
                 content=msgspec.json.encode(body),
-                headers={"content-type": "application/json"},
+                headers={"content-type": "application/json", **_trace_header()},
                 timeout=timeout,
             )
         except httpx.TransportError as error:
@@ -140,6 +150,12 @@ class AgentClient:
             return refused
         reason = str(error) or type(error).__name__
         return UnreachableError(f"agent {self.address} cannot be reached: {reason}", source="agent")
+
+
+def _trace_header() -> dict[str, str]:
+    """On whose behalf we call, if that is known."""
+    header = current_header()
+    return {TRACEPARENT: header} if header else {}
 
 
 class EventSplitter:

@@ -24,6 +24,7 @@ from serverlessllm.sdk.pull_events import PullEvents
 from serverlessllm.sdk.request import (
     DEFAULT_URL,
     DELETE_TIMEOUT,
+    MOVE_TIMEOUT,
     STREAM_TIMEOUT,
     TIMEOUT,
     Call,
@@ -39,10 +40,14 @@ from serverlessllm.wire.admin import (
     KeyCreated,
     KeyView,
     ModelView,
+    PlacementDecision,
     RequestDetail,
     RequestView,
 )
 from serverlessllm.wire.disk import CleanDisk, CleanedView, DiskView
+from serverlessllm.wire.migrate import Mode
+from serverlessllm.wire.moves import Evacuated, MoveView
+from serverlessllm.wire.scheduler import ScoreWeights
 
 T = TypeVar("T")
 Message = Mapping[str, object]
@@ -155,6 +160,28 @@ class Client:
     def drain_agent(self, agent_id: str, *, drained: bool = True) -> AgentView:
         """Let an agent take nothing new, or (False) again. Raises NotFoundError."""
         return self._send(calls.drain_agent(agent_id, drained))
+
+    def evacuate_agent(self, agent_id: str, *, mode: Mode = "auto") -> Evacuated:
+        """Drain an agent, and move the streams that run there to others. Raises NotFoundError."""
+        return self._send(calls.evacuate_agent(agent_id, mode), MOVE_TIMEOUT)
+
+    def move_request(self, request_id: str, to: str = "", *, mode: Mode = "auto") -> MoveView:
+        """Move a running stream to another agent; empty: the cheapest. Raises: NotFoundError, ConflictError,
+        MigrationRefusedError.
+        """
+        return self._send(calls.move_request(request_id, to, mode), MOVE_TIMEOUT)
+
+    def decisions(self, limit: int = 100) -> list[PlacementDecision]:
+        """Recent placement decisions, the newest last."""
+        return self._send(calls.list_decisions(limit))
+
+    def weights(self) -> ScoreWeights:
+        """How much each term of a placement's score counts."""
+        return self._send(calls.get_weights())
+
+    def set_weights(self, **factors: float) -> ScoreWeights:
+        """Let these count, 1 where left out. Raises InvalidRequestError; ConflictError when another was faster."""
+        return self._send(calls.set_weights(ScoreWeights(**factors)))
 
     def requests(self, limit: int = 50) -> list[RequestView]:
         """Live and recent requests, the newest first."""
@@ -300,6 +327,23 @@ class AsyncClient:
 
     async def drain_agent(self, agent_id: str, *, drained: bool = True) -> AgentView:
         return await self._send(calls.drain_agent(agent_id, drained))
+
+    async def evacuate_agent(self, agent_id: str, *, mode: Mode = "auto") -> Evacuated:
+        """See `Client.evacuate_agent`."""
+        return await self._send(calls.evacuate_agent(agent_id, mode), MOVE_TIMEOUT)
+
+    async def move_request(self, request_id: str, to: str = "", *, mode: Mode = "auto") -> MoveView:
+        """See `Client.move_request`."""
+        return await self._send(calls.move_request(request_id, to, mode), MOVE_TIMEOUT)
+
+    async def decisions(self, limit: int = 100) -> list[PlacementDecision]:
+        return await self._send(calls.list_decisions(limit))
+
+    async def weights(self) -> ScoreWeights:
+        return await self._send(calls.get_weights())
+
+    async def set_weights(self, **factors: float) -> ScoreWeights:
+        return await self._send(calls.set_weights(ScoreWeights(**factors)))
 
     async def requests(self, limit: int = 50) -> list[RequestView]:
         return (await self._send(calls.list_requests(limit))).requests

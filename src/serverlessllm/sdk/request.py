@@ -27,8 +27,13 @@ _ERRNO: Final = re.compile(r"\[Errno -?\d+\] ")
 TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
 DELETE_TIMEOUT: Final = httpx.Timeout(300.0, connect=5.0)
 """Some file systems take a second to delete 100 GB."""
+MOVE_TIMEOUT: Final = httpx.Timeout(600.0, connect=5.0)
+"""A move may bring a model up at its destination first."""
 STREAM_TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0, read=None)
 """A held request is silent for as long as its model needs; the server's own deadlines end it."""
+
+
+D = TypeVar("D")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +52,12 @@ class Call(Generic[T]):
         Raises: the `SllmError` that the server sent; WireError when the answer is not ours.
         """
         raise_for_error(response)
+        return self._decode(response.content or b"null", self.result, response)
+
+    @staticmethod
+    def _decode(content: bytes, kind: type[D], response: httpx.Response) -> D:
         try:
-            return msgspec.json.decode(response.content or b"null", type=self.result)
+            return msgspec.json.decode(content, type=kind)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise WireError(
                 f"{response.request.url} answered in an unexpected form ({error}); is it a ServerlessLLM "

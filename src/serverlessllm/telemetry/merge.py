@@ -16,7 +16,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-ADDED: Final = frozenset({"sllm_streams", "sllm_held_requests"})
+ADDED: Final = frozenset(
+    {
+        "sllm_streams",
+        "sllm_held_requests",
+        "process_open_fds",
+        "process_resident_memory_bytes",
+        "process_virtual_memory_bytes",
+    }
+)
 _Key = tuple[str, tuple[tuple[str, str], ...]]
 
 

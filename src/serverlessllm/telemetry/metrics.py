@@ -8,13 +8,21 @@ orchestrator's and the agent's apart, as a cluster does.
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from serverlessllm import __version__
 from serverlessllm.telemetry.histogram import LoopHistogram
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 FINE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def _declare_process(registry: CollectorRegistry, part: str) -> None:
+    """Which version runs, and what its process takes (`process_…`, Linux)."""
+    ProcessCollector(registry=registry)
+    info = Gauge("sllm_build_info", "1; the labels say what runs.", ["part", "version"], registry=registry)
+    info.labels(part, __version__).set(1)
 
 
 class OrchestratorMetrics:
@@ -62,12 +70,36 @@ class OrchestratorMetrics:
         )
         self.streams = Gauge("sllm_streams", "Client streams that are open.", registry=registry)
         self.wakes = Counter(
-            "sllm_wakes", "Wake-ups by outcome (ok, failed).", ["outcome"], registry=registry
+            "sllm_wakes",
+            "Wake-ups by outcome (ok, failed; cancelled: nobody waited any more).",
+            ["outcome"],
+            registry=registry,
+        )
+        for outcome in ("ok", "failed", "cancelled"):
+            self.wakes.labels(outcome)
+        self.scalings = Counter(
+            "sllm_scalings",
+            "What scaling did beyond a first replica: grow (one more), shrink (one less), warm (bytes into memory).",
+            ["kind"],
+            registry=registry,
         )
         self.resumes = Counter(
             "sllm_resumes",
             "Streams that broke after their first token, by reason and outcome (attached, continued, failed).",
             ["reason", "outcome"],
+            registry=registry,
+        )
+        self.moves = Counter(
+            "sllm_stream_moves",
+            "Streams whose agent handed them over, by outcome (moved, returned).",
+            ["outcome"],
+            registry=registry,
+        )
+        self.move_pause_seconds = Histogram(
+            "sllm_move_pause_seconds",
+            "What a stream's client waited from the last id of one agent to the first of the next.",
+            ["model"],
+            buckets=FINE_SECONDS,
             registry=registry,
         )
         self.retries = Counter(
@@ -82,8 +114,25 @@ class OrchestratorMetrics:
             ["model"],
             registry=registry,
         )
-        self.agents = Gauge("sllm_agents", "Agents, by whether they are alive.", ["alive"], registry=registry)
+        self._declare_cluster(registry)
         self._declare_guards(registry)
+        _declare_process(registry, "orchestrator")
+
+    def _declare_cluster(self, registry: CollectorRegistry) -> None:
+        """What is known of agents and models."""
+        self.agents = Gauge("sllm_agents", "Agents, by whether they are alive.", ["alive"], registry=registry)
+        self.heartbeat_age = Gauge(
+            "sllm_heartbeat_age_seconds",
+            "Since an agent was last heard of; one that left in good order is not shown.",
+            ["agent"],
+            registry=registry,
+        )
+        self.models = Gauge(
+            "sllm_models",
+            "Registered models by state (registering, remote, ready, failed).",
+            ["state"],
+            registry=registry,
+        )
 
     def _declare_guards(self, registry: CollectorRegistry) -> None:
         """What keeps requests from agents that fail, and from waiting too long."""
@@ -156,9 +205,16 @@ class AgentMetrics:
         self.worker_deaths = Counter(
             "sllm_worker_deaths", "Engine workers that ended unasked.", ["engine"], registry=registry
         )
+        self.kv_chunks = Gauge(
+            "sllm_kv_chunks",
+            "Chunks of prompts (512 bytes) that a model's replicas have cached here.",
+            ["model"],
+            registry=registry,
+        )
         self.generated_tokens = Counter(
             "sllm_engine_tokens", "Token ids that engines sampled.", ["model"], registry=registry
         )
+        _declare_process(registry, "agent")
 
         self.orphans = Gauge(
             "sllm_orphans",
@@ -169,6 +225,39 @@ class AgentMetrics:
             "sllm_orphans_ended",
             "Streams that were without a connection, by what came of them: attached, expired, cancelled.",
             ["outcome"],
+            registry=registry,
+        )
+
+        self._declare_moves(registry)
+
+    def _declare_moves(self, registry: CollectorRegistry) -> None:
+        """Running requests that go to other agents, and come from them."""
+        self.migrations = Counter(
+            "sllm_migrations",
+            "Moves of running requests away from this agent, by who asked (asked, drain, room), how "
+            "(recompute, copy) and outcome (moved, stayed, ended, unknown).",
+            ["reason", "mode", "outcome"],
+            registry=registry,
+        )
+        self.migration_rounds = Counter(
+            "sllm_migration_rounds", "Rounds of ids that moves sent.", registry=registry
+        )
+        self.migrated_tokens = Counter(
+            "sllm_migrated_tokens", "Generated ids that moves sent.", registry=registry
+        )
+        self.migration_copied_bytes = Counter(
+            "sllm_migration_copied_bytes", "Keys and values that moves copied.", registry=registry
+        )
+        self.migration_prepare_seconds = Histogram(
+            "sllm_migration_prepare_seconds",
+            "Time that moves took beside the decoding.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.moving = Gauge("sllm_migrations_running", "Moves away that are under way.", registry=registry)
+        self.standbys = Gauge(
+            "sllm_standbys",
+            "Requests that are, or lately were, prepared here while they run elsewhere.",
             registry=registry,
         )
 
@@ -204,6 +293,25 @@ class AgentMetrics:
         self.evictions = Counter(
             "sllm_evictions", "Revisions removed from the arena to make room.", registry=registry
         )
+        self.disk_bytes = Gauge(
+            "sllm_disk_bytes",
+            "The disk of the data directory: its size, what is free, and the room that the NVMe tier may still "
+            "write (by its budget).",
+            ["kind"],
+            registry=registry,
+        )
+        self.corrupt_shards = Counter(
+            "sllm_corrupt_shards",
+            "Shards found with wrong bytes, by where: on the disk (nvme), as an origin sent them (remote), in "
+            "memory that an earlier agent left (dram).",
+            ["tier"],
+            registry=registry,
+        )
+        self.loads = Counter("sllm_loads", "Loads by outcome (ok, failed).", ["outcome"], registry=registry)
+        for tier in ("nvme", "remote", "dram"):
+            self.corrupt_shards.labels(tier)
+        for outcome in ("ok", "failed"):
+            self.loads.labels(outcome)
 
     def render(self) -> bytes:
         """Prometheus' text format."""

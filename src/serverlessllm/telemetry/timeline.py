@@ -12,12 +12,14 @@ length, from its first byte to its last.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 import msgspec
 
 from serverlessllm.types import DEFAULT_TENANT, StartKind, Tier
 from serverlessllm.wire.agent import InferTiming, LoadResult, StreamedLoad
 from serverlessllm.wire.hop import Hop
+from serverlessllm.wire.trace_context import TraceContext, current
 
 
 class Timeline(msgspec.Struct, kw_only=True):
@@ -25,7 +27,7 @@ class Timeline(msgspec.Struct, kw_only=True):
 
     `arrived_s` is Unix time; all durations are milliseconds. A wait for a wake-up
     that is shared with others is spread over fetch, read and bind as the load's own phases were. `hops` are there
-    where the stream broke.
+    where the stream broke or moved. `trace`: what its task worked for when it began.
     """
 
     request_id: str
@@ -60,6 +62,7 @@ class Timeline(msgspec.Struct, kw_only=True):
     completion_tokens: int = 0
     cached_tokens: int = 0
     is_stream: bool = False
+    trace: TraceContext | None = msgspec.field(default_factory=current)
     hops: list[Hop] = []
 
     def note_cut(self) -> None:
@@ -139,8 +142,10 @@ class Timeline(msgspec.Struct, kw_only=True):
 class TimelineRing:
     """The live requests and the last finished ones, by request id. Bounded: old finished ones fall out."""
 
-    def __init__(self, max_finished: int) -> None:
+    def __init__(self, max_finished: int, on_finish: Callable[[Timeline], None] | None = None) -> None:
+        """`on_finish` is called with each one that ends, in the task that ended it."""
         self._max_finished = max_finished
+        self._on_finish = on_finish
         self._by_id: dict[str, Timeline] = {}
         self._finished: deque[str] = deque()
 
@@ -149,9 +154,16 @@ class TimelineRing:
 
     def finish(self, timeline: Timeline) -> None:
         """Mark as finished; it stays readable until `max_finished` others have finished."""
+        if self._on_finish is not None:
+            self._on_finish(timeline)
         self._finished.append(timeline.request_id)
         while len(self._finished) > self._max_finished:
             self._by_id.pop(self._finished.popleft(), None)
+
+    @property
+    def num_live(self) -> int:
+        """Requests that have not finished."""
+        return len(self._by_id) - len(self._finished)
 
     def get(self, request_id: str) -> Timeline | None:
         return self._by_id.get(request_id)

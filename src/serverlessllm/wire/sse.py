@@ -6,6 +6,9 @@
     event   = "id: " seq LF "data: " json LF LF  seq = ids generated so far, over all choices
     done    = "data: [DONE]" LF LF
 
+An agent that gives a stream out of its hands says where it goes on: `: moving {json}` (`wire/migrate.py`), which the
+relay takes out too.
+
 After the headers every failure is an `{"error": …}` event and `done`. An agent's stream starts with the
 comment `: prompt <hex>` (digest of the prompt's ids), which the relay keeps to itself.
 Pure: bytes in, bytes out.
@@ -22,6 +25,8 @@ from serverlessllm.errors import SllmError, WireError
 DONE: Final = b"data: [DONE]\n\n"
 END: Final = b"\n\n"
 PROMPT_COMMENT: Final = b": prompt "
+MOVING_COMMENT: Final = b": moving "
+_MOVING_LINE: Final = b"\n" + MOVING_COMMENT
 MAX_TAIL_BYTES: Final = 8 << 20
 
 
@@ -69,13 +74,15 @@ class StreamRelay:
     """Passes an agent's bytes to the client, whole events only.
 
     `feed` returns what may be forwarded now; half an event waits for its rest, and is dropped when the sender
-    dies. `is_done` tells that `[DONE]` went through; a stream that ends without it needs `failure(…)`.
+    dies. `is_done` tells that `[DONE]` went through; a stream that ends without it needs `failure(…)`. `moving` is
+    the last line that said where the stream goes on, without its end.
     """
 
     def __init__(self) -> None:
         self._tail = b""
         self._at_start = True
         self.prompt_digest: str | None = None
+        self.moving: bytes | None = None
         self.is_done = False
         self.seq = 0
 
@@ -86,6 +93,8 @@ class StreamRelay:
             self._tail = b""
         if self._at_start:
             data = self._strip_prompt_comment(data)
+        if _MOVING_LINE in data or data.startswith(MOVING_COMMENT):
+            data = self._strip_moving_comment(data)
         end = data.rfind(END)
         if end < 0:
             self._keep(data)
@@ -113,6 +122,15 @@ class StreamRelay:
         self.prompt_digest = line[len(PROMPT_COMMENT) :].decode("ascii", "replace")
         self._at_start = False
         return rest
+
+    def _strip_moving_comment(self, data: bytes) -> bytes:
+        """JSON has no line break of its own, so the line is no part of an event."""
+        at = 0 if data.startswith(MOVING_COMMENT) else data.find(_MOVING_LINE) + 1
+        end = data.find(b"\n", at)
+        if end < 0:
+            return data  # half a line: it waits in the tail
+        self.moving = data[at:end]
+        return data[:at] + data[end + 1 :]
 
     def _keep(self, tail: bytes) -> None:
         if len(tail) > MAX_TAIL_BYTES:

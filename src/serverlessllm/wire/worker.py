@@ -8,7 +8,7 @@ data of the frame's first byte); the worker answers `Attached` or `Failed`; then
 with a grammar. A worker ends when the agent closes the connection.
 
 Where the weights are still arriving (`Attach.shards`), `Arrived` tells how far they are, and a worker may ask for
-some of the bytes early: `Wanted` one way, `Early` the other.
+some of the bytes early: `Wanted` one way, `Early` the other. `wire/standby.py` has what moves requests.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import msgspec
 
 from serverlessllm.errors import WireError
 from serverlessllm.types import FinishReason, Pooling
+from serverlessllm.wire.standby import BlocksPut, BlocksTaken, Extend, PutBlocks, Standing, TakeBlocks
 
 MAX_FRAME_BYTES: Final = 64 << 20
 _LENGTH: Final = struct.Struct("<I")
@@ -66,6 +67,10 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     primed_ms: float
     streams: bool = False
     """Whether it takes weights that are still arriving."""
+    stands_by: bool = False
+    """Whether it prepares requests that run elsewhere (`Generate.is_standby`)."""
+    copies_blocks: bool = False
+    """Whether it gives and takes blocks of keys and values."""
 
 
 class Attach(msgspec.Struct, frozen=True, tag="attach"):
@@ -76,6 +81,7 @@ class Attach(msgspec.Struct, frozen=True, tag="attach"):
     `kv_cache_bytes` bounds the blocks of keys and values; 0 = the engine's choice.
     `shards` are (offset, nbytes) in the region, in order of arrival, of which the first `num_ready` are whole: none
     of the others may be read yet. No shards: all is there.
+    `packs_weights`: a copy of them in the order of the engine's kernels may be made later.
     """
 
     revision: str
@@ -87,6 +93,7 @@ class Attach(msgspec.Struct, frozen=True, tag="attach"):
     kv_cache_bytes: int = 0
     shards: list[tuple[int, int]] = []
     num_ready: int = 0
+    packs_weights: bool = False
 
 
 class Attached(msgspec.Struct, frozen=True, tag="attached"):
@@ -120,8 +127,9 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
 
     Choices of one `request_id` with the same ids compute them once. Keys and values are shared between requests of
     one `cache_salt` only. `logprobs`: how many of the most likely ids come with each id; -1 = no log-probabilities.
-    `adapter`: computed with it, if not empty; it was loaded before.
+    `adapter`: computed with it, if not empty; it was loaded before. `traceparent` (W3C): for an engine that traces.
     `grammar` (llguidance's language, within `wire/grammar.py`'s limits): ids are sampled among those that follow it.
+    `is_standby`: it still runs elsewhere; its ids are computed, and none is sampled until the last `Extend`.
     """
 
     request_id: str
@@ -135,6 +143,8 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     logprobs: int = -1
     grammar: str = ""
     adapter: str = ""
+    traceparent: str = ""
+    is_standby: bool = False
 
 
 class LoadAdapter(msgspec.Struct, frozen=True, tag="load_adapter"):
@@ -262,8 +272,37 @@ class Early(msgspec.Struct, frozen=True, tag="early"):
     parts: list[tuple[int, bytes]]
 
 
-ToWorker = Attach | LoadAdapter | Spellings | Generate | Embed | Cancel | Arrived | Early
-FromWorker = Hello | Attached | AdapterLoaded | Tokens | Blocks | Embedded | Failed | Wanted
+class Advance(msgspec.Struct, frozen=True, tag="advance"):
+    """Rank 0 → the other ranks of its group: compute the next step beside me. Never between agent and worker."""
+
+
+ToWorker = (
+    Attach
+    | LoadAdapter
+    | Spellings
+    | Generate
+    | Embed
+    | Cancel
+    | Arrived
+    | Early
+    | Extend
+    | TakeBlocks
+    | PutBlocks
+    | Advance
+)
+FromWorker = (
+    Hello
+    | Attached
+    | AdapterLoaded
+    | Tokens
+    | Blocks
+    | Embedded
+    | Failed
+    | Wanted
+    | Standing
+    | BlocksTaken
+    | BlocksPut
+)
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _to_worker: Final[msgspec.msgpack.Decoder[ToWorker]] = msgspec.msgpack.Decoder(ToWorker)

@@ -82,4 +82,5 @@ def test_help_lists_the_flags_by_section() -> None:
         "Sources:",
         "Metadata:",
         "Tls:",
+        "Telemetry:",
     ]

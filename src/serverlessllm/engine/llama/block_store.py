@@ -47,6 +47,22 @@ class BlockStore:
         """Copy a block in, as the `index`-th of a window."""
         self._window(slot, index).copy_(self._blocks[block])
 
+    def window_bytes(self, slot: int, index: int) -> bytes:
+        """The `index`-th block of a window, as `put` takes it."""
+        block = self._window(slot, index).contiguous().cpu()
+        return block.view(torch.uint8).numpy().tobytes()
+
+    def put(self, block: int, data: bytes) -> None:
+        """Fill a block with the `block_bytes` bytes of another store of this model and dtype."""
+        target = self._blocks[block]
+        whole = torch.frombuffer(bytearray(data), dtype=target.dtype)
+        target.copy_(whole.view(target.shape))
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block."""
+        return self._blocks[0].numel() * self._blocks.element_size()
+
     def _window(self, slot: int, index: int) -> torch.Tensor:
         return self._cache.tokens(slot, index * BLOCK_TOKENS, (index + 1) * BLOCK_TOKENS)
 

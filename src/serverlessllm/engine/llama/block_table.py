@@ -84,6 +84,11 @@ class BlockTable:
                 self._pool.name(block, digest)
         self._num_sealed = num_computed // BLOCK_TOKENS
 
+    @property
+    def sealed_digests(self) -> list[bytes]:
+        """The names of the blocks that are full."""
+        return self._chain.digests[: self._num_sealed]
+
     def clear(self) -> None:
         """Hold nothing; what is named stays cached."""
         self._pool.release(self.blocks)

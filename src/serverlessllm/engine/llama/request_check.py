@@ -4,9 +4,14 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from serverlessllm.errors import ContextLengthError, InvalidRequestError
+from serverlessllm.wire.standby import Extend
 from serverlessllm.wire.worker import Generate, SamplingParams
+
+if TYPE_CHECKING:
+    from serverlessllm.engine.llama.sequence import Sequence
 
 
 def check_request(request: Generate, *, vocab_size: int, max_model_len_tokens: int) -> None:
@@ -30,6 +35,21 @@ def check_request(request: Generate, *, vocab_size: int, max_model_len_tokens: i
             f"this model's context is {max_model_len_tokens} tokens: shorten one of them",
             param="max_tokens",
         )
+
+
+def check_extension(message: Extend, sequence: Sequence | None, vocab_size: int) -> None:
+    """`sequence` is whom the message is for. Raises: InvalidRequestError when it cannot have such ids."""
+    if sequence is None or not sequence.is_standby:
+        raise InvalidRequestError(
+            f"choice {message.choice} of the request does not stand by here", param="choice"
+        )
+    ids, request = message.token_ids, sequence.request
+    if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
+        raise InvalidRequestError(
+            f"token_ids: ids must lie between 0 and {vocab_size - 1}", param="token_ids"
+        )
+    if sequence.num_tokens + len(ids) >= len(request.prompt_ids) + request.max_tokens:
+        raise InvalidRequestError("token_ids: they leave nothing to generate", param="token_ids")
 
 
 def _check_sampling(params: SamplingParams) -> None:

@@ -7,12 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from serverlessllm.engine.llama.batch import DecodeRow, Prompt
+from serverlessllm.engine.llama.block_chain import BLOCK_TOKENS, num_blocks_for
 from serverlessllm.engine.llama.block_table import BlockTable
 from serverlessllm.engine.llama.sampling.grammar import AnswerGrammar
 from serverlessllm.engine.llama.sampling.penalties import Penalties, has_penalties
 from serverlessllm.engine.llama.sampling.sampler import Draw
 from serverlessllm.errors import EngineError
 from serverlessllm.types import FinishReason
+from serverlessllm.wire.standby import Standing
 from serverlessllm.wire.worker import Failed, Generate, TokenEvent, TokenLogprobs
 
 
@@ -21,6 +23,9 @@ class Sequence:
 
     `generated_ids` of the request were sampled elsewhere: they are computed as part of the prompt, count towards
     `max_tokens`, and the next id gets the position after them. So do its own ids after a preemption.
+
+    One that stands by (it runs elsewhere) computes all of its ids but the newest, gets more by `extend`, and is like
+    any other after `go`.
     """
 
     def __init__(
@@ -44,6 +49,8 @@ class Sequence:
         self._token_ids = [*request.prompt_ids, *request.generated_ids]
         self._stop_token_ids = frozenset(request.stop_token_ids)
         self._has_started = False
+        self.is_standby = request.is_standby
+        self._is_announced = False
         self._grammar = grammar
         self._penalties: Penalties | None = None
         if has_penalties(request.sampling):
@@ -65,9 +72,14 @@ class Sequence:
         return len(self._token_ids) - self.num_computed
 
     @property
+    def num_rows(self) -> int:
+        """Ids that the next passes compute."""
+        return self.num_left - 1 if self.is_standby else self.num_left
+
+    @property
     def is_decoding(self) -> bool:
-        """Whether all ids but the newest are in the slot."""
-        return self.num_computed > 0 and self.num_left == 1
+        """Whether all ids but the newest are in the slot, and another one is wanted."""
+        return self.num_computed > 0 and self.num_left == 1 and not self.is_standby
 
     @property
     def has_started(self) -> bool:
@@ -83,6 +95,8 @@ class Sequence:
             and mine.adapter == other.adapter
             and not self._has_started
             and not leader.has_started
+            and not mine.is_standby
+            and not other.is_standby
             and mine.prompt_ids == other.prompt_ids
             and mine.generated_ids == other.generated_ids
         )
@@ -110,7 +124,41 @@ class Sequence:
         self.slot = slot
         if self._admitted_s is None:
             self._admitted_s = now_s
-            self._num_cached = min(num_cached, len(self.request.prompt_ids))
+            self._num_cached = (
+                num_cached if self.is_standby else min(num_cached, len(self.request.prompt_ids))
+            )
+
+    def reserve(self) -> bool:
+        """Whether there are blocks for all ids so far, and for the one that comes next; takes them where they are
+        missing.
+        """
+        if not self.table.make_room(self.num_computed):
+            return False
+        num_blocks = num_blocks_for(len(self._token_ids))
+        while len(self.table.blocks) < num_blocks:
+            if not self.table.make_room(len(self.table.blocks) * BLOCK_TOKENS):
+                return False
+        return True
+
+    def extend(self, token_ids: list[int]) -> None:
+        """Take ids that were sampled elsewhere."""
+        self._token_ids += token_ids
+        for token_id in token_ids:
+            self._observe(token_id)
+        self._is_announced = False
+
+    def go(self, now_s: float) -> None:
+        """It runs here from now on."""
+        self.is_standby = False
+        self._arrived_s = now_s
+        self._admitted_s = None if self._admitted_s is None else now_s
+
+    def take_standing(self) -> Standing | None:
+        """What says that it has caught up, once each time."""
+        if self._is_announced or self.slot < 0 or not self.is_standby or self.num_rows:
+            return None
+        self._is_announced = True
+        return Standing(*self.key, num_tokens=len(self._token_ids), cached_tokens=self._num_cached)
 
     def preempt(self) -> None:
         """Give slot and blocks back; the ids stay, to be computed again."""
@@ -162,10 +210,7 @@ class Sequence:
             num_cached = self._num_cached
         self._has_started = True
         self._token_ids.append(token_id)
-        if self._penalties is not None:
-            self._penalties.observe(token_id)
-        if self._grammar is not None:
-            self._grammar.observe(token_id)
+        self._observe(token_id)
         request, finish = self.request, self._finish(token_id)
         return TokenEvent(
             request.request_id,
@@ -178,6 +223,12 @@ class Sequence:
             logprobs,
             stall_ms,
         )
+
+    def _observe(self, token_id: int) -> None:
+        if self._penalties is not None:
+            self._penalties.observe(token_id)
+        if self._grammar is not None:
+            self._grammar.observe(token_id)
 
     def _finish(self, token_id: int) -> FinishReason | None:
         if token_id in self._stop_token_ids:

@@ -3,7 +3,8 @@
 
 Knows no weights (a region is accepted and never read), no sockets and no text. Its times come with the
 attach, as options, all in seconds and 0 by default: `load_s` to bind, `prefill_s` from admission to the first
-id, `token_s` from one id to the next. Each id has a due time counted from the one before, so that the
+id, `token_s` from one id to the next. `device_bytes_per_s` makes binding last as long as the weights would take to a
+device, beside `load_s` (0: no time). Each id has a due time counted from the one before, so that the
 rate holds however late a single `step` comes; `due_in_s` says how long a driver may sleep.
 
 Weights that are still arriving are waited for as a real engine waits: shard i takes its share of `prefill_s` once it
@@ -15,7 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from serverlessllm.clock import Clock, SystemClock
@@ -26,13 +27,15 @@ from serverlessllm.errors import (
     ContextLengthError,
     EngineError,
     InvalidRequestError,
+    MigrationRefusedError,
     UnsupportedCheckpointError,
 )
+from serverlessllm.wire.standby import Extend, Standing
 from serverlessllm.wire.worker import Generate, TokenEvent
 
 __all__ = ["OPTIONS", "SimulatedEngine", "create", "expected_ids"]
 
-OPTIONS: Final = ("load_s", "prefill_s", "token_s")
+OPTIONS: Final = ("load_s", "prefill_s", "token_s", "device_bytes_per_s")
 DEFAULT_MAX_MODEL_LEN_TOKENS: Final = 32_768
 
 
@@ -55,12 +58,13 @@ class SimulatedEngine:
         self._arrivals_s: list[float] = []
         self._queued: deque[SimulatedRequest] = deque()
         self._running: dict[tuple[str, int], SimulatedRequest] = {}
+        self._standing: dict[tuple[str, int], SimulatedRequest] = {}
 
     def prime(self) -> None:
         """Nothing to warm."""
 
     def attach_weights(self, weights: Weights, limits: EngineLimits, options: dict[str, float]) -> BindReport:
-        """Take the vocabulary and context length of the architecture; lasts `load_s`.
+        """Take the vocabulary and context length of the architecture; lasts `load_s` and the way to the device.
 
         Raises: EngineError for an unknown or negative option, UnsupportedCheckpointError for a vocabulary or
         context length that is none.
@@ -73,8 +77,11 @@ class SimulatedEngine:
         self._limits = EngineLimits(limits.max_num_seqs, max_len_tokens)
         self._num_shards = len(weights.shards)
         self.shards_arrived(weights.num_ready)
-        if self._options["load_s"] > 0:
-            self._pause(self._options["load_s"])
+        bind_s = self._options["load_s"]
+        if self._options["device_bytes_per_s"] > 0:
+            bind_s += weights.region.nbytes / self._options["device_bytes_per_s"]
+        if bind_s > 0:
+            self._pause(bind_s)
         return BindReport(max_model_len_tokens=max_len_tokens, copied_bytes=0)
 
     def detach_weights(self) -> None:
@@ -84,6 +91,7 @@ class SimulatedEngine:
         self._is_quiet = False
         self._queued.clear()
         self._running.clear()
+        self._standing.clear()
 
     def quiesce(self) -> None:
         """Emit nothing until `resume`; due times go on."""
@@ -117,7 +125,34 @@ class SimulatedEngine:
                 param="max_tokens",
             )
         queued_s = self._clock.monotonic_s()
-        self._queued.append(SimulatedRequest(request, vocab_size=self._vocab_size, queued_s=queued_s))
+        added = SimulatedRequest(request, vocab_size=self._vocab_size, queued_s=queued_s)
+        if request.is_standby:
+            if not self._has_weights:
+                raise MigrationRefusedError("the model still arrives here", source="engine")
+            added.admit(queued_s, prefill_s=self._options["prefill_s"])
+            self._standing[added.key] = added
+        else:
+            self._queued.append(added)
+
+    def extend(self, message: Extend) -> None:
+        """See `StandbyEngine`. Raises: InvalidRequestError."""
+        key = (message.request_id, message.choice)
+        standing = self._standing.get(key)
+        if standing is None:
+            raise InvalidRequestError(
+                f"choice {message.choice} of the request does not stand by here", param="choice"
+            )
+        if len(message.token_ids) >= standing.num_left:
+            raise InvalidRequestError("token_ids: they leave nothing to generate", param="token_ids")
+        standing.follow(message.token_ids)
+        if message.is_last:
+            standing.go(self._clock.monotonic_s())
+            self._running[key] = self._standing.pop(key)
+
+    def take_standing(self) -> list[Standing]:
+        """See `StandbyEngine`."""
+        now_s = self._clock.monotonic_s()
+        return [told for one in self._standing.values() if (told := one.take_standing(now_s)) is not None]
 
     def cancel(self, request_id: str, choice: int | None = None) -> None:
         """Drop one choice of a request, or all of them, queued or running."""
@@ -126,13 +161,23 @@ class SimulatedEngine:
             return request.key[0] != request_id or choice not in (None, request.key[1])
 
         self._running = {key: running for key, running in self._running.items() if is_kept(running)}
+        self._standing = {key: standing for key, standing in self._standing.items() if is_kept(standing)}
         self._queued = deque(queued for queued in self._queued if is_kept(queued))
 
     @property
     def has_work(self) -> bool:
         """Whether a request waits for ids, and not for weights."""
-        has_weights = len(self._arrivals_s) == self._num_shards
-        return has_weights and not self._is_quiet and bool(self._running or self._queued)
+        if not self._has_weights or self._is_quiet:
+            return False
+        return bool(self._running or self._queued) or any(self._preparing())
+
+    @property
+    def _has_weights(self) -> bool:
+        return len(self._arrivals_s) == self._num_shards
+
+    def _preparing(self) -> Iterator[SimulatedRequest]:
+        """Those that stand by and have not caught up."""
+        return (standing for standing in self._standing.values() if not standing.is_announced)
 
     @property
     def can_stream(self) -> bool:
@@ -157,7 +202,8 @@ class SimulatedEngine:
         if self._queued and len(self._running) < self._attached().max_num_seqs:
             return 0.0
         now_s = self._clock.monotonic_s()
-        return max(0.0, min((r.due_s for r in self._running.values()), default=now_s) - now_s)
+        waiting = [*self._running.values(), *self._preparing()]
+        return max(0.0, min((request.due_s for request in waiting), default=now_s) - now_s)
 
     def step(self) -> list[TokenEvent]:
         """One id of every running request that is due; [] when none is."""
@@ -195,7 +241,7 @@ def _checked_options(options: Mapping[str, float]) -> dict[str, float]:
         raise EngineError(f"option {unknown[0]!r} is unknown to the simulated engine; known: {OPTIONS}")
     for name, value in options.items():
         if not (math.isfinite(value) and value >= 0):
-            raise EngineError(f"option {name!r}: {value} is not a number of seconds ≥ 0")
+            raise EngineError(f"option {name!r}: {value} is not a number ≥ 0")
     return {name: options.get(name, 0.0) for name in OPTIONS}
 
 

@@ -7,11 +7,15 @@ from collections.abc import Sequence
 
 from serverlessllm.engine.simulated.ids import IdChain
 from serverlessllm.types import FinishReason
+from serverlessllm.wire.standby import Standing
 from serverlessllm.wire.worker import Generate, TokenEvent, TokenLogprobs
 
 
 class SimulatedRequest:
-    """queued → `admit` → `emit` until an event carries `finish`. Times are of one monotonic clock."""
+    """queued → `admit` → `emit` until an event carries `finish`. Times are of one monotonic clock.
+
+    One that stands by is admitted at once, takes ids by `follow`, and emits after `go`.
+    """
 
     def __init__(self, request: Generate, *, vocab_size: int, queued_s: float) -> None:
         self._request = request
@@ -26,6 +30,8 @@ class SimulatedRequest:
         self._admitted_s = queued_s
         self._stall_s = 0.0
         self._is_first = True
+        self._num_tokens = len(request.prompt_ids) + len(request.generated_ids)
+        self._is_announced = False
         self.due_s = queued_s
 
     @property
@@ -47,6 +53,36 @@ class SimulatedRequest:
         for arrived_s in arrivals_s:
             self.due_s = max(self.due_s, arrived_s) + prefill_s / len(arrivals_s)
         self._stall_s = self.due_s - self._admitted_s - prefill_s
+
+    def follow(self, token_ids: Sequence[int]) -> None:
+        """Ids that were sampled elsewhere."""
+        for token_id in token_ids:
+            self._chain.follow(token_id)
+        self._num_tokens += len(token_ids)
+        self._num_left -= len(token_ids)
+        self._is_announced = False
+
+    @property
+    def num_left(self) -> int:
+        """Ids that may still come."""
+        return self._num_left
+
+    @property
+    def is_announced(self) -> bool:
+        """Whether it stands by, and that was told."""
+        return self._is_announced
+
+    def take_standing(self, now_s: float) -> Standing | None:
+        """What says that it has caught up, once each time."""
+        if self._is_announced or now_s < self.due_s:
+            return None
+        self._is_announced = True
+        return Standing(*self.key, num_tokens=self._num_tokens, cached_tokens=0)
+
+    def go(self, now_s: float) -> None:
+        """It runs here from now on: its next id is due, unless the prompt still takes time."""
+        self.due_s = max(self.due_s, now_s)
+        self._queued_s = self._admitted_s = now_s
 
     def emit(self, now_s: float, *, token_s: float) -> TokenEvent:
         """The next id; the one after is due `token_s` after this one was."""

@@ -149,6 +149,8 @@ class ServerClient:
         started_s = time.perf_counter()
         answer, usage = Answer(request), None
         headers = {"content-type": "application/json"}
+        if request.traceparent:
+            headers["traceparent"] = request.traceparent
         async with self._session.post(
             "/inference/v1/generate", data=request_body(request), headers=headers
         ) as response:

@@ -60,6 +60,8 @@ class RemoteFetch:
         self.staged = staged
         self.seconds = 0.0
         """Time in which anything was being fetched."""
+        self.num_corrupt = 0
+        """How often an origin sent wrong bytes."""
 
     @property
     def shares(self) -> list[SourceShare]:
@@ -136,6 +138,7 @@ class RemoteFetch:
         for origin in report.origins:
             if origin.num_corrupt:
                 _log.warning("%s sent %d wrong chunks", origin.name, origin.num_corrupt)
+                self.num_corrupt += origin.num_corrupt
             old = self._shares.get(origin.name, SourceShare(origin.name, "remote", 0, 0.0))
             self._shares[origin.name] = SourceShare(
                 origin.name, "remote", old.nbytes + origin.nbytes, old.seconds + origin.busy_s

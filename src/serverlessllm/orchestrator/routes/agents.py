@@ -9,6 +9,7 @@ from serverlessllm.orchestrator.admission import read_body
 from serverlessllm.orchestrator.app_key import ORCHESTRATOR
 from serverlessllm.orchestrator.replies import json_reply
 from serverlessllm.wire.admin import AgentList, parse_drain_agent
+from serverlessllm.wire.moves import parse_evacuate
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
@@ -16,6 +17,7 @@ def add_routes(router: web.UrlDispatcher) -> None:
     router.add_get("/admin/agents", list_agents)
     router.add_get("/admin/agents/{id}", get_agent)
     router.add_post("/admin/agents/{id}/drain", drain_agent)
+    router.add_post("/admin/agents/{id}/evacuate", evacuate_agent)
 
 
 async def list_agents(request: web.Request) -> web.Response:
@@ -34,3 +36,11 @@ async def drain_agent(request: web.Request) -> web.Response:
     body = parse_drain_agent(await read_body(request))
     await orchestrator.members.drain(agent_id, is_drained=body.drained)
     return json_reply(orchestrator.agents.view(agent_id))
+
+
+async def evacuate_agent(request: web.Request) -> web.Response:
+    """`POST /admin/agents/{id}/evacuate`: drain it, and move the streams that run there to other agents."""
+    orchestrator, agent_id = request.app[ORCHESTRATOR], request.match_info["id"]
+    body = parse_evacuate(await read_body(request))
+    await orchestrator.members.drain(agent_id, is_drained=True, is_leaving=True)
+    return json_reply(await orchestrator.moves.evacuate(agent_id, body.mode))

@@ -11,6 +11,8 @@ from serverlessllm.metadata.records import ModelRecord
 from serverlessllm.orchestrator.admission import read_body
 from serverlessllm.orchestrator.app_key import ORCHESTRATOR
 from serverlessllm.orchestrator.replies import json_reply
+from serverlessllm.wire.openai import Endpoint
+from serverlessllm.wire.trace_context import TRACEPARENT
 
 OWNER: Final = "serverlessllm"
 CALLABLE: Final = ("ready", "remote")
@@ -27,17 +29,23 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """`POST /v1/chat/completions`."""
-    return await request.app[ORCHESTRATOR].proxy.serve(request, await read_body(request), "chat")
+    return await _serve(request, "chat")
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
     """`POST /v1/completions`."""
-    return await request.app[ORCHESTRATOR].proxy.serve(request, await read_body(request), "completions")
+    return await _serve(request, "completions")
 
 
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """`POST /v1/embeddings`."""
-    return await request.app[ORCHESTRATOR].proxy.serve(request, await read_body(request), "embeddings")
+    return await _serve(request, "embeddings")
+
+
+async def _serve(request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+    orchestrator, body = request.app[ORCHESTRATOR], await read_body(request)
+    orchestrator.traces.begin(request.headers.get(TRACEPARENT), body)
+    return await orchestrator.proxy.serve(request, body, endpoint)
 
 
 async def list_models(request: web.Request) -> web.Response:
