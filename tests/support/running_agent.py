@@ -23,7 +23,6 @@ from serverlessllm.clock import SystemClock
 from serverlessllm.config import MIB, Config, replace
 from serverlessllm.engine.simulated.engine import expected_ids
 from serverlessllm.text.tokenizer import TextModel
-from serverlessllm.types import EngineKind
 from serverlessllm.wire.agent import SECRET_HEADER, AgentStatus, InferHeaders, LoadResult
 from serverlessllm.wire.openai import Endpoint
 from serverlessllm.wire.resume import CONTENT_TYPE, ResumeHead, encode_resume
