@@ -110,6 +110,9 @@ class AgentConfig:
         low=0.0,
         high=3600.0,
     )
+    stopped_worker_grace_s: float = setting(
+        10.0, "How long a worker may be stopped (SIGSTOP) before it is ended; 0: for ever.", low=0.0
+    )
     load_timeout_s: float = setting(
         120.0, "Longest load and bind of a replica before it counts as failed.", low=1.0
     )
@@ -169,6 +172,9 @@ class LoaderConfig:
 class EngineConfig:
     """Slots and the embedded engine."""
 
+    kinds: tuple[str, ...] = setting(
+        (), "Engines of this node: some of torch, vllm, simulated; empty takes all that are installed."
+    )
     slots: int = setting(1, "Primed workers waiting per engine kind.", low=0, high=64)
     max_replicas: int = setting(8, "Replicas bound on this node at once, over all models.", low=1)
     threads: int = setting(0, "Compute threads per worker; 0 takes all cores.", low=0, high=1024)
@@ -259,6 +265,12 @@ class MetadataConfig:
     key_file: str = setting("", "PEM file of its key, unless it is in `cert_file`.")
     call_timeout_s: float = setting(
         5.0, "A server that does not answer for so long is taken as away.", low=0.1, high=60.0
+    )
+    lease_ttl_s: float = setting(
+        10.0,
+        "How long an agent or orchestrator that is not heard of keeps its place and its claims.",
+        low=2.0,
+        high=300.0,
     )
 
 

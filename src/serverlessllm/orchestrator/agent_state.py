@@ -48,6 +48,9 @@ class AgentState:
 
     def apply(self, event: AgentEvent) -> None:
         """Take one event. Deltas before the first snapshot are harmless: the snapshot replaces everything."""
+        if type(event) is KvChanged:  # by far the most frequent
+            self._take_chunks(event)
+            return
         match event:
             case Snapshot(status=status, kv=kv):
                 self._take_snapshot(status)
@@ -74,8 +77,6 @@ class AgentState:
                 self.loads.pop((model, revision), None)
             case BandwidthChanged(bandwidth=bandwidth):
                 self.bandwidths[bandwidth.tier, bandwidth.source] = bandwidth
-            case KvChanged():
-                self._take_chunks(event)
             case _:
                 pass  # a heartbeat changes nothing
 

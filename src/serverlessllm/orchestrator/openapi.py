@@ -18,6 +18,7 @@ REASONS: Final = {
     403: "The key's role, the Host or the Origin does not allow this call.",
     404: "The model, request, key or path does not exist.",
     409: "The name is taken, or another writer was faster.",
+    410: "The rest of the stream that `Last-Event-ID` asks for is not kept any more.",
     413: "The body is above its bound.",
     415: "State changes take application/json only.",
     429: "A queue is full; Retry-After says when to come again.",
@@ -64,7 +65,7 @@ OPERATIONS: Final = (
         "Answer a chat; a sleeping model is woken",
         "Completion",
         body="ChatRequest",
-        errors=_GENERATE_ERRORS,
+        errors=(*_GENERATE_ERRORS, 410),
         media_types=_GENERATE_TYPES,
     ),
     Operation(
@@ -73,7 +74,7 @@ OPERATIONS: Final = (
         "Continue a prompt; a sleeping model is woken",
         "Completion",
         body="CompletionRequest",
-        errors=_GENERATE_ERRORS,
+        errors=(*_GENERATE_ERRORS, 410),
         media_types=_GENERATE_TYPES,
     ),
     Operation(

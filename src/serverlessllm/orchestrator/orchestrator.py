@@ -98,7 +98,8 @@ class Orchestrator:
         self._table = ReplicaTable(clock)
         self._breakers = Breakers(self.agents, self.metrics)
         self.members = Members(store, self.agents, self.changes, clock)
-        self._tenure = Tenure(store, _owner(config, 0 if siblings is None else siblings.index), clock)
+        owner = _owner(config, 0 if siblings is None else siblings.index)
+        self._tenure = Tenure(store, owner, clock, ttl_s=config.metadata.lease_ttl_s)
         self._placements = Placements(store, self._tenure, self._has_living_agent, clock)
         self._unbinder = Unbinder(self.agents, self._table, self._placements)
         self._reconciler = Reconciler(
@@ -142,7 +143,7 @@ class Orchestrator:
         metrics = RequestMetrics(self.metrics, clock)
         holding = Holding(self.wakes, self.agents, self.config, clock)
         dispatch = Dispatch(
-            routing, self._table, holding, self._breakers, metrics, self.agents, self.config, secret, clock
+            self.agents, routing, self._table, holding, self._breakers, metrics, self.config, secret, clock
         )
         return Proxy(self.models, self.ring, dispatch, metrics, self.config, secret, clock)
 
@@ -188,9 +189,11 @@ class Orchestrator:
 
     def agent_changed(self, link: AgentLink, event: AgentEvent) -> None:
         """See `AgentObserver`."""
-        if isinstance(event, Heartbeat | KvChanged):
+        if isinstance(event, KvChanged):
             return  # nobody waits for these
         self._table.apply(link, event)
+        if isinstance(event, Heartbeat):
+            return
         if isinstance(event, Snapshot):
             self._reconciler.agent_joined(link)
         elif isinstance(event, ReplicaChanged) and event.replica.state == "gone":

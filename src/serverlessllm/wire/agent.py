@@ -2,7 +2,8 @@
 """Orchestrator ⇄ agent: the bodies of `/load`, `/unload`, `/status`, and the headers of `/infer`.
 
 `/infer` takes the client's body untouched; all that the orchestrator adds travels in headers.
-Every call carries the cluster secret in `x-sllm-secret`.
+Every call carries the cluster secret in `x-sllm-secret` and the caller's version in `x-sllm-wire`. Fields that a
+neighbouring version added are ignored; new ones have defaults.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from serverlessllm.wire.openai import Endpoint
 from serverlessllm.wire.trace_context import TRACEPARENT, parse
 
 SECRET_HEADER: Final = "x-sllm-secret"
+WIRE_HEADER: Final = "x-sllm-wire"
+"""The caller's `WIRE_VERSION`; an agent refuses one that is not its own or a neighbour's."""
 REQUEST_ID_HEADER: Final = "x-request-id"
 AGENT_TIMING_HEADER: Final = "x-sllm-timing"
 """Of `/infer`'s response: JSON `InferTiming`."""
@@ -29,7 +32,7 @@ SEED_HEADER: Final = "x-sllm-seed"
 HOP_HEADER: Final = "x-sllm-hop"
 
 
-class LoadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class LoadRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """`POST /load`: bring `revision` up as a replica of `model`. Answers when it is ready, or with an error.
 
     `artifact` is the artifact's directory on this node. `attempt` fences: a lower one than seen is refused.
@@ -74,7 +77,7 @@ class LoadResult(msgspec.Struct, frozen=True):
     is_streaming: bool = False
 
 
-class UnloadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class UnloadRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """`POST /unload`: unbind. `drop_bytes` frees the region too; `only_idle` refuses while requests run."""
 
     model: str
@@ -239,7 +242,7 @@ class InferHeaders(msgspec.Struct, frozen=True):
             "x-sllm-priority": str(self.priority),
             "x-sllm-cache-salt": self.cache_salt,
             SEED_HEADER: str(self.seed),
-            "x-sllm-wire": str(WIRE_VERSION),
+            WIRE_HEADER: str(WIRE_VERSION),
             **({HOP_HEADER: str(self.hop)} if self.hop else {}),
             **({TRACEPARENT: self.traceparent} if self.traceparent else {}),
             **(
