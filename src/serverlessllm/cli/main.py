@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "disk": "disk:disk",
     "node": "node:node",
     "key": "key:key",
+    "metadata": "metadata:metadata",
     "request": "request:request",
     "checkpoint": "checkpoint:checkpoint",
     "tune": "tune:tune",

@@ -134,7 +134,8 @@ class Waker:
         A model whose bytes are elsewhere is fetched first, once; so is one whose artifact no agent can read.
 
         Raises: ModelNotFoundError; ModelLoadError when the load failed on every agent that may take it;
-        InsufficientMemoryError when it fits none; NoAgentError when nobody has its engine installed; DiskFullError when no disk has room for what must be fetched.
+        InsufficientMemoryError when it fits none; NoAgentError when nobody has its engine installed; DiskFullError
+        when no disk has room for what must be fetched.
         """
         failures: dict[str, SllmError] = {}
         must_wait = was_lost = False
@@ -218,8 +219,8 @@ class Waker:
             )
         if record.engine == "torch" and decision.is_rejected_only_for("engine"):
             raise NoAgentError(
-                f"{record.name} needs the engine torch, which no node has: pip install 'serverlessllm[engine]' there, "
-                "and start it again"
+                f"{record.name} needs the engine torch, which no node has: pip install 'serverlessllm[engine]' "
+                "there, and start it again"
             )
         if decision.is_rejected_only_for("memory"):
             budgets = [link.state.base.arena_budget_bytes for link in links if link.state.base is not None]
