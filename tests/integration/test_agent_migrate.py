@@ -19,7 +19,7 @@ from support.moving_reader import MovingReader, migrate
 from support.running_agent import AgentClient, Reply, expected, running_agent
 from support.simulated_artifact import write_simulated_artifact
 
-SLOW = {"token_s": 0.004}
+SLOW = {"token_s": 0.02}
 BODIES: list[dict[str, Any]] = [
     {},
     {"temperature": 1.3, "stream_options": {"include_usage": True}},
@@ -75,14 +75,14 @@ async def test_moved_stream_is_the_unmoved_one_and_its_seat_is_free(
 ) -> None:
     a, b, _ = nodes
     reader = MovingReader(nodes, artifact, "r")
-    running = asyncio.create_task(reader.read(a, {"max_tokens": 200}))
+    running = asyncio.create_task(reader.read(a, {"max_tokens": 120}))
     await reader.until_tokens(20)
     result = await migrate(a, b, "r")
     assert result.state == "moved", result.message
     await a.until(is_unused)
     reply = await running
-    assert reply.token_ids == expected(artifact, 200) and reply.finish == "length"
-    assert reply.seqs == sorted(set(reply.seqs)) and reply.seqs[-1] == 200
+    assert reply.token_ids == expected(artifact, 120) and reply.finish == "length"
+    assert reply.seqs == sorted(set(reply.seqs)) and reply.seqs[-1] == 120
     assert (reader.num_hops, reader.num_returns) == (1, 0)
     assert await migrate(a, b, "r") == result  # asked again: the same answer
     await all_unused(nodes)
@@ -92,7 +92,7 @@ async def test_moved_stream_is_the_unmoved_one_and_its_seat_is_free(
 async def test_every_kind_of_answer_moves_back_and_forth(
     nodes: list[AgentClient], artifact: Artifact, body: dict[str, Any]
 ) -> None:
-    body = body | {"max_tokens": 160}
+    body = body | {"max_tokens": 120}
     whole = MovingReader(nodes, artifact, "whole")
     await whole.read(nodes[2], body)
     reader = MovingReader(nodes, artifact, "r")
@@ -106,17 +106,17 @@ async def test_every_kind_of_answer_moves_back_and_forth(
     assert [u["completion_tokens"] for u in usage] == [
         event["usage"]["completion_tokens"] for event in whole.reply.events if event.get("usage")
     ]
-    assert reader.num_hops >= 2
+    assert reader.num_hops >= 1
     await all_unused(nodes)
 
 
 async def moving_at_random(
     nodes: list[AgentClient], artifact: Artifact, dice: random.Random, batch: int
 ) -> list[MigrateResult]:
-    """A dozen streams, each moved as often as its time allows; their ids are checked."""
-    readers = [MovingReader(nodes, artifact, f"b{batch}-r{n}") for n in range(12)]
+    """Some streams, each moved as often as its time allows; their ids are checked."""
+    readers = [MovingReader(nodes, artifact, f"b{batch}-r{n}") for n in range(8)]
     tasks = [
-        asyncio.create_task(reader.read(dice.choice(nodes), {"max_tokens": 500}, seed=number))
+        asyncio.create_task(reader.read(dice.choice(nodes), {"max_tokens": 150}, seed=number))
         for number, reader in enumerate(readers)
     ]
     results: list[MigrateResult] = []
@@ -132,7 +132,7 @@ async def moving_at_random(
 
     await asyncio.gather(*map(move, readers))
     for number, reply in enumerate(await asyncio.gather(*tasks)):
-        assert reply.token_ids == expected(artifact, 500, seed=number)
+        assert reply.token_ids == expected(artifact, 150, seed=number)
     return results
 
 

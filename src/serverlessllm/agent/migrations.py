@@ -104,6 +104,7 @@ class Migrations:
         try:
             result = await move.run()
         except BaseException:
+            move.release()
             self._forget(move)
             raise
         finally:

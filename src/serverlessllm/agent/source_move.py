@@ -42,8 +42,8 @@ BEGIN_WAIT_S: Final = 30.0
 ASK_AGAIN_S: Final = (0.05, 0.2, 0.5, 1.0, 2.0)
 """Pauses between questions to a destination that did not answer."""
 READER_LEAVES_S: Final = 3.0
-HELD_BACK_WAIT_S: Final = 0.02
-MAX_HELD_BACK_WAITS: Final = 50
+LOOK_S: Final = 0.02
+MAX_HOLDS: Final = 50
 
 
 class SourceMove:
@@ -81,12 +81,15 @@ class SourceMove:
             async with asyncio.timeout(BEGIN_WAIT_S):
                 await self.answer.begun()
             await self._prepare()
+            if self.answer.inference is not None:
+                await self._hold(self.answer.inference)
         except TimeoutError:
             return self._stayed("it waits for its first id")
         except SllmError as error:
             await self._give_up()
             return self._stayed(error.message)
         except asyncio.CancelledError:
+            self.release()
             await self._give_up()
             raise
         inference = self.answer.inference
@@ -102,7 +105,7 @@ class SourceMove:
         while self.answer.num_readers and not self.answer.is_ended and self.side.state == "moved":
             if time.perf_counter() > deadline_s:
                 break
-            await asyncio.sleep(HELD_BACK_WAIT_S)
+            await asyncio.sleep(LOOK_S)
         return self.side.state == "moved"
 
     async def _prepare(self) -> None:
@@ -129,14 +132,8 @@ class SourceMove:
                 return
 
     async def _hand_over(self, inference: Inference) -> MigrateResult:
-        await self._wait_for_clean_point(inference)
-        self._prepare_ms = (time.perf_counter() - self._began_s) * 1e3
-        await inference.hold()
-        if self.answer.inference is None:
-            await self._give_up()
-            self.side.on("end")
-            return self._result("ended")
         held_s = time.perf_counter()
+        self._prepare_ms = (held_s - self._began_s) * 1e3
         self.side.on("hand_over")
         last = self._round(inference)
         moving = Moving(
@@ -182,18 +179,23 @@ class SourceMove:
             after = self.side.on("refused" if status.state == "aborted" else "accepted")
             if after == "moved":
                 return self._result("moved")
-            self._release()
+            self.release()
             return self._stayed(reason)
         return self._result("unknown", reason)
 
-    async def _wait_for_clean_point(self, inference: Inference) -> None:
-        """Log-probabilities of ids whose text is held back do not travel: hand over between two pieces."""
-        if inference.request.num_logprobs < 0:
-            return
-        for _ in range(MAX_HELD_BACK_WAITS):
+    async def _hold(self, inference: Inference) -> None:
+        """Hold the answer. Log-probabilities of ids whose text is held back do not travel: then between two pieces.
+
+        Raises MigrationRefusedError where there is no such moment.
+        """
+        for _ in range(MAX_HOLDS):
+            await inference.hold()
+            if inference.request.num_logprobs < 0 or self.answer.inference is None:
+                return
             if all(len(one.token_ids) == one.num_delivered for one in inference.progress):
                 return
-            await asyncio.sleep(HELD_BACK_WAIT_S)
+            inference.release()
+        raise MigrationRefusedError("its log-probabilities are held back all the time", source="agent")
 
     async def _give_up(self) -> None:
         """The destination need not prepare any more; it would notice by itself."""
@@ -202,7 +204,8 @@ class SourceMove:
         except SllmError:
             return
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """Give out again what waits here."""
         if self.answer.inference is not None:
             self.answer.inference.release()
 
