@@ -20,11 +20,14 @@ check: $(READY)               ## what CI checks before it runs a test
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
-test: $(READY) system-packages demo-model     ## all tests but the nightly ones
+test: $(READY) system-packages demo-model deploy-tools     ## all tests but the nightly ones
 	$(BIN)/python -m pytest -m "not nightly and not gpu and not engines"
 
-test-nightly: $(READY) system-packages demo-model
+test-nightly: $(READY) system-packages demo-model deploy-tools
 	$(BIN)/python -m pytest -m "nightly" --timeout 3600
+
+docs: $(READY)                ## the documentation as a site, in site/; a broken link is an error
+	$(BIN)/python scripts/build_docs.py
 
 engines:                      ## build the environment of the vllm engine (.venv-engines/vllm: 2 minutes, 3.2 GB)
 	$(PYTHON) scripts/build_engines.py
@@ -40,9 +43,12 @@ bench: $(READY) demo-model    ## every benchmark, its short form; results in ben
 	@scripts/install-system-packages.sh bench
 	$(BIN)/sllm bench fetch
 
-.PHONY: system-packages demo-model
+.PHONY: system-packages demo-model deploy-tools docs
 system-packages:
 	@scripts/install-system-packages.sh
+
+deploy-tools: $(READY)        ## helm, kubectl and terraform for the tests of deploy/, into .demo/tools
+	@$(BIN)/python scripts/fetch_deploy_tools.py .demo/tools
 
 demo-model: $(READY)
 	@$(BIN)/python scripts/fetch_demo_model.py .demo/model
@@ -50,7 +56,7 @@ demo-model: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[engine,ingest,s3,hub,redis,etcd,otel,bench,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[engine,ingest,s3,hub,redis,etcd,otel,bench,docs,deploy,dev]"
 	@touch $(READY)
 
 clean:

@@ -163,6 +163,9 @@ class LoaderConfig:
         "the agent started or the file changed, all, or none. What comes from elsewhere always is.",
         choices=("first", "always", "never"),
     )
+    max_disk_bytes_per_s: int = setting(
+        0, "Most that loads read from the node's own disk each second, together; 0: no bound.", low=0
+    )
     nvme_budget_bytes: int = setting(
         0, "Disk for artifacts; 0 takes all but a twentieth of the file system.", low=0
     )
@@ -196,6 +199,25 @@ class EngineConfig:
         "Blocks of keys and values of a replica, in use and cached; bounds its context. Running sequences have their "
         "keys and values once more, in windows as long as each. 0 takes 1/32 of the memory.",
         low=0,
+    )
+    tensor_parallel: int = setting(
+        0,
+        "Ranks of the groups of workers that wait primed beside single ones, for models added with "
+        "--tensor-parallel; 0: a group is made when it is first asked for, and one waits from then on.",
+        low=0,
+        high=64,
+    )
+    max_tensor_parallel: int = setting(
+        0,
+        "Most ranks of one model on this node; 0 takes its number of cores, and 1 on a GPU.",
+        low=0,
+        high=64,
+    )
+    packed_weights: bool = setting(
+        True,
+        "In bfloat16 on a CPU, a replica that goes on decoding copies its weights into the order that kernels read, "
+        "block by block: more tokens per second for up to 16 streams, the same ids, memory for the weights once more "
+        "(at most 1/32 of the machine's for each replica).",
     )
     layer_streaming: bool = setting(
         True, "Compute the first layers of a model while the last ones are still being loaded."
@@ -318,6 +340,12 @@ class Config:
     data_dir: str = setting("~/.local/share/serverlessllm", "Artifacts, metadata, logs and run-time files.")
     log_level: str = setting(
         "info", "Least severe message to log.", choices=("debug", "info", "warning", "error")
+    )
+    stop_grace_s: float = setting(
+        20.0,
+        "How long answers under way may go on once the process was told to stop; a second signal cuts them.",
+        low=0.0,
+        high=3600.0,
     )
     log_format: str = setting(
         "text",
@@ -457,6 +485,7 @@ RESERVED_ENV: Final = (
     "SLLM_URL",
     "SLLM_CA",
     "SLLM_SECRET",
+    "SLLM_KEYS",
     "SLLM_METADATA_USER",
     "SLLM_METADATA_PASSWORD",
 )

@@ -27,6 +27,9 @@ ReplicaState = Literal["loading", "binding", "ready", "draining", "gone"]
 """loading: bytes move into the arena · binding: a slot takes the weights · ready: answers ·
 draining: finishes what runs, takes nothing new · gone: unbound, the slot was discarded."""
 
+TENSOR_PARALLEL_OPTION: Final = "tensor_parallel_size"
+"""A model's option: how many ranks of one node compute it together; without it, one."""
+MAX_TENSOR_PARALLEL: Final = 64
 ADAPTER_MODEL_TYPE: Final = "lora_adapter"
 """`model_type` in the `config.json` of an adapter's artifact."""
 MAX_MODEL_NAME_BYTES: Final = 200

@@ -75,10 +75,14 @@ def until_alive(front: LocalServer, count: int) -> list[str]:
     return alive_ids(front)
 
 
-def add_model(front: LocalServer, name: str, source: Path, **options: float) -> None:
+def add_model(
+    front: LocalServer, name: str, source: Path, *, max_replicas: int | None = None, **options: float
+) -> None:
     """Register a simulated model and wait until it is ready."""
     with Client(front.url) as client:
-        client.add_model(name, str(source), engine="simulated", options=options, wait=True)
+        client.add_model(
+            name, str(source), engine="simulated", options=options, max_replicas=max_replicas, wait=True
+        )
 
 
 def chat(front: LocalServer, model: str, **fields: Any) -> httpx.Response:

@@ -16,17 +16,19 @@ from typing import Final
 
 from blake3 import blake3
 
-from serverlessllm.agent.disk import NodeDisk
+from serverlessllm.agent.disk import NodeDisk, revisions_on_disk
 from serverlessllm.agent.embedding import Embeddings
 from serverlessllm.agent.engines import offered_engines
 from serverlessllm.agent.event_log import EventLog
 from serverlessllm.agent.inference import Inference
 from serverlessllm.agent.load import NodeParts
+from serverlessllm.agent.load_checks import max_num_ranks
 from serverlessllm.agent.load_messages import bandwidths
 from serverlessllm.agent.loads import Loads
 from serverlessllm.agent.migrations import Migrations
 from serverlessllm.agent.node_gauges import NodeGauges
 from serverlessllm.agent.node_traces import NodeTraces
+from serverlessllm.agent.open_answers import OpenAnswers
 from serverlessllm.agent.prepared import PreparedInference
 from serverlessllm.agent.replica import Replica, ReplicaKey
 from serverlessllm.agent.reporter import Reporter
@@ -74,6 +76,10 @@ from serverlessllm.wire.resume import ResumeHead
 
 MAX_ENCODINGS: Final = 2
 """Prompts encoded at once: each keeps a core busy, and more would only delay what the engines compute."""
+INSTALL_ADVICE: Final = {
+    "torch": "; pip install 'serverlessllm[engine]' there",
+    "vllm": "; run `make engines` or set engine.vllm_environment",
+}
 IDLE_RECHECK_S: Final = 0.5
 """How often to look whether the node has become idle, for work that can wait."""
 
@@ -113,6 +119,8 @@ class Agent:
         )
         self.standbys = Standbys(self.answers, self.metrics, self._begin_prepared)
         self.is_running = False
+        self.open_answers = OpenAnswers()
+        self._is_draining = False
         self._clock = clock
         self._encoding = asyncio.Semaphore(MAX_ENCODINGS)
         self._tasks: list[asyncio.Task[None]] = []
@@ -176,6 +184,15 @@ class Agent:
         ]
         self.is_running = True
 
+    async def drain(self) -> None:
+        """Take no new model, end loads, let every answer be written to its end.
+
+        Who waits in a replica's queue gets ReplicaGoneError, to be placed elsewhere.
+        """
+        self._is_draining = True
+        await self._loads.drain()
+        await self.open_answers.quiet.wait()
+
     async def stop(self) -> None:
         """End loads, replicas and engines, and close the arena (its weights stay if `arena.keep_on_stop`)."""
         if not self.is_running:
@@ -197,7 +214,7 @@ class Agent:
 
     async def load(self, request: LoadRequest) -> LoadResult:
         """`POST /load`; see `Loads.load`."""
-        self._check_running()
+        self._check_running(is_new=True)
         check_model_name(request.model)
         if not is_revision(request.revision):
             raise InvalidRequestError("revision: expected 32 hex digits", param="revision")
@@ -205,7 +222,7 @@ class Agent:
         if engine is None:
             raise InvalidRequestError(
                 f"engine: {request.engine[:40]!r} does not run here; this node has {', '.join(self.engines)}"
-                + ("; run `make engines` or set engine.vllm_environment" if request.engine == "vllm" else ""),
+                + INSTALL_ADVICE.get(request.engine, ""),
                 param="engine",
             )
         return await self._loads.load(request, engine)
@@ -284,6 +301,9 @@ class Agent:
             slots=self._slots(),
             dtypes=self._dtypes(),
             prefault=self._prefault_status(),
+            max_num_ranks=max_num_ranks(self.config.engine),
+            max_replicas=self.config.engine.max_replicas,
+            on_disk=revisions_on_disk(self.config.data_path / "artifacts"),
         )
 
     def snapshot(self) -> Snapshot:
@@ -366,8 +386,8 @@ class Agent:
             except (SllmError, OSError) as error:
                 _log.warning("adopted revision %s has no usable text: %s", revision, error)
 
-    def _check_running(self) -> None:
-        if not self.is_running:
+    def _check_running(self, *, is_new: bool = False) -> None:
+        if not self.is_running or (is_new and self._is_draining):
             raise ShuttingDownError("the agent is stopping; ask another", source="agent")
 
 

@@ -121,6 +121,11 @@ async def _unload(request: web.Request) -> web.Response:
 
 
 async def _infer(request: web.Request) -> web.StreamResponse:
+    with request.app[AGENT].open_answers.one():
+        return await _answer(request)
+
+
+async def _answer(request: web.Request) -> web.StreamResponse:
     agent = request.app[AGENT]
     headers, resumed = InferHeaders.decode(request.headers), None
     if request.content_type == RESUME_CONTENT_TYPE:

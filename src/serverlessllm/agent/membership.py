@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
+import msgspec
+
 from serverlessllm.errors import MetadataUnavailableError
 from serverlessllm.metadata.keys import Keys
 from serverlessllm.metadata.records import AgentRecord, encode
@@ -39,6 +41,13 @@ class Membership:
     def start(self) -> None:
         """Join, and stay a member; does not wait for the store."""
         self._task = asyncio.create_task(self._run(), name="membership")
+
+    async def say_stopping(self) -> None:
+        """Tell orchestrators that this agent takes nothing new; they may not hear it while the store is away."""
+        self._record = msgspec.structs.replace(self._record, is_stopping=True)
+        if self._store is not None and self._lease is not None:
+            with suppress(MetadataUnavailableError, LeaseExpiredError):
+                await self._store.put(Keys.agent(self._record.id), encode(self._record), lease=self._lease)
 
     async def stop(self) -> None:
         """Leave: orchestrators are told at once."""

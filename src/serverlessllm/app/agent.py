@@ -12,6 +12,7 @@ from serverlessllm.agent.api import create_app
 from serverlessllm.agent.membership import Membership
 from serverlessllm.app import process, traces
 from serverlessllm.app.data_dir import DataDir
+from serverlessllm.app.drain import drain_agent
 from serverlessllm.app.http_server import listen, start_http
 from serverlessllm.clock import SystemClock
 from serverlessllm.config import Config
@@ -48,6 +49,7 @@ async def start(config: Config, data_dir: DataDir, stack: AsyncExitStack) -> str
     )
     membership.start()
     stack.push_async_callback(membership.stop)
+    stack.push_async_callback(drain_agent, agent, membership, config.stop_grace_s)
     return server.url
 
 

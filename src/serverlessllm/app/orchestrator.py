@@ -8,6 +8,8 @@ from contextlib import AsyncExitStack
 
 from serverlessllm.app import process, traces, worker_parent
 from serverlessllm.app.data_dir import DataDir
+from serverlessllm.app.drain import drain_front
+from serverlessllm.app.given_keys import put_given_keys
 from serverlessllm.app.http_server import listen, start_http
 from serverlessllm.clock import SystemClock
 from serverlessllm.config import Config
@@ -57,6 +59,7 @@ async def start_front(
     own = () if config.orchestrator.ingest_url else (ingest_url,)
     store = await open_store(config.metadata, config.data_path)
     stack.push_async_callback(store.close)
+    await put_given_keys(store, SystemClock())
     orchestrator = Orchestrator(
         config,
         store,
@@ -75,6 +78,7 @@ async def start_front(
         stack.push_async_callback(siblings.stop)
     front = await start_http(create_app(orchestrator), sock, tls)
     stack.push_async_callback(front.stop)
+    stack.push_async_callback(drain_front, orchestrator, config.stop_grace_s)
     return front.url
 
 

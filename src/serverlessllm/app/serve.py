@@ -13,6 +13,8 @@ from serverlessllm.agent.agent import Agent
 from serverlessllm.agent.api import create_app as create_agent_app
 from serverlessllm.app import process, traces
 from serverlessllm.app.data_dir import DataDir
+from serverlessllm.app.drain import drain_front
+from serverlessllm.app.given_keys import put_given_keys
 from serverlessllm.app.http_server import listen, start_http
 from serverlessllm.clock import SystemClock
 from serverlessllm.config import Config
@@ -41,6 +43,7 @@ async def start(config: Config, data_dir: DataDir, stack: AsyncExitStack) -> str
     stack.callback(front_socket.close)
     store = await open_store(config.metadata, data_dir.path)
     stack.push_async_callback(store.close)
+    await put_given_keys(store, SystemClock())
 
     ingest_app = create_ingest_app(Workplace(config), Gate(secret))
     ingest = await start_http(
@@ -74,6 +77,7 @@ async def start(config: Config, data_dir: DataDir, stack: AsyncExitStack) -> str
     stack.push_async_callback(orchestrator.stop)
     front = await start_http(create_orchestrator_app(orchestrator), front_socket, tls)
     stack.push_async_callback(front.stop)
+    stack.push_async_callback(drain_front, orchestrator, config.stop_grace_s)
     return front.url
 
 

@@ -33,7 +33,8 @@ from serverlessllm.telemetry import logs
 log = logging.getLogger(__name__)
 
 WATCHED: Final = (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM)
-STOP_S: Final = 20.0
+STOP_S: Final = 10.0
+"""What a worker may take beyond `stop_grace_s` before it is killed."""
 FIRST_PAUSE_S: Final = 0.1
 MAX_PAUSE_S: Final = 5.0
 LASTING_S: Final = 10.0
@@ -53,7 +54,7 @@ def run(config: Config, *, ready: Callable[[str], None] | None = None) -> None:
 
     Raises: what the first worker that could not start raised; ConfigError, ConflictError.
     """
-    logs.configure(config.log_level)
+    logs.configure(config.log_level, config.log_format)
     server_context(config.tls, is_internal=False)  # a wrong certificate is told before anything starts
     data_dir = DataDir(config.data_path)
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
@@ -150,7 +151,7 @@ class _Parent:
         running = [child.pid for child in self._children.values() if not child.due_s]
         for pid in running:
             os.kill(pid, signal.SIGTERM)
-        deadline_s = time.monotonic() + STOP_S
+        deadline_s = time.monotonic() + self._config.stop_grace_s + STOP_S
         for pid in running:
             while os.waitpid(pid, os.WNOHANG)[0] == 0:
                 if time.monotonic() > deadline_s:

@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from serverlessllm.cli.process_command import EPILOG, announce, process_params
+from serverlessllm.cli.process_command import EPILOG, announce, process_params, say_missing_engine
 from serverlessllm.cli.serve import effective_config
 from serverlessllm.cli.setting_options import SettingCommand
 
@@ -30,4 +30,5 @@ def agent(config_path: Path | None, as_json: bool, **flags: object) -> None:
     config = effective_config(config_path, flags)
     from serverlessllm.app.agent import run
 
+    say_missing_engine()
     run(config, ready=lambda url: announce(url, as_json, "stop with Ctrl-C; orchestrators are told"))

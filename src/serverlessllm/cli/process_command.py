@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -32,6 +33,14 @@ def process_params(*sections: str, short: Mapping[str, str] | None = None) -> li
         click.Option(["--json", "as_json"], is_flag=True, help="Announce the address as one line of JSON."),
         *(setting_options(*sections) if short is None else setting_options(*sections, short=short)),
     ]
+
+
+def say_missing_engine() -> None:
+    """Where torch is not installed: what runs nevertheless, and what to install."""
+    if importlib.util.find_spec("torch") is None:
+        note(
+            "no torch here: only the `simulated` engine runs; pip install 'serverlessllm[engine]' for models"
+        )
 
 
 def announce(url: str, as_json: bool, *lines: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from serverlessllm.cli.process_command import EPILOG, announce, process_params
+from serverlessllm.cli.process_command import EPILOG, announce, process_params, say_missing_engine
 from serverlessllm.cli.setting_options import SettingCommand, parameter_name
 from serverlessllm.config import environment, load, settings
 
@@ -41,6 +41,7 @@ def serve(config_path: Path | None, as_json: bool, **flags: object) -> None:
     config = effective_config(config_path, flags)
     from serverlessllm.app.serve import run
 
+    say_missing_engine()
     run(
         config,
         ready=lambda url: announce(

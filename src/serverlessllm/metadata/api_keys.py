@@ -27,7 +27,14 @@ def mint_key(
 ) -> tuple[str, KeyRecord]:
     """A new key: its text, which is kept nowhere, and the record to store under `Keys.api_key(record.hash)`."""
     plaintext = KEY_PREFIX + secrets.token_urlsafe(NUM_RANDOM_BYTES)
-    record = KeyRecord(
+    return plaintext, key_record(plaintext, name, role, tenant=tenant, clock=clock)
+
+
+def key_record(
+    plaintext: str, name: str, role: Role, *, tenant: str = DEFAULT_TENANT, clock: Clock | None = None
+) -> KeyRecord:
+    """What to store of a key whose text is known: its hash and its beginning."""
+    return KeyRecord(
         id=mint_id("key"),
         name=name,
         role=role,
@@ -36,7 +43,6 @@ def mint_key(
         created_at_s=(clock or SystemClock()).wall_s(),
         tenant=tenant,
     )
-    return plaintext, record
 
 
 def hash_key(plaintext: str) -> str:

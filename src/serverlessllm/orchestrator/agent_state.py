@@ -42,6 +42,11 @@ class AgentState:
         self.kv: dict[tuple[str, str], set[int]] = {}
 
     @property
+    def used_bytes(self) -> int:
+        """Of the arena, as of the last event."""
+        return self._used_bytes
+
+    @property
     def base(self) -> AgentStatus | None:
         """The last snapshot's own fields (identity, engines, budget); its lists are out of date."""
         return self._base

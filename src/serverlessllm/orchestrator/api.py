@@ -15,13 +15,24 @@ from serverlessllm.errors import (
     InvalidRequestError,
     MethodNotAllowedError,
     NotFoundError,
+    ShuttingDownError,
     SllmError,
 )
 from serverlessllm.orchestrator.admission import TENANT, too_large
 from serverlessllm.orchestrator.app_key import ORCHESTRATOR
 from serverlessllm.orchestrator.orchestrator import Orchestrator
 from serverlessllm.orchestrator.replies import error_reply
-from serverlessllm.orchestrator.routes import agents, console, disk, health, keys, models, openai, requests
+from serverlessllm.orchestrator.routes import (
+    agents,
+    console,
+    disk,
+    health,
+    keys,
+    models,
+    openai,
+    requests,
+    scheduler,
+)
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +43,7 @@ def create_app(orchestrator: Orchestrator) -> web.Application:
     """The application of one orchestrator, which its owner starts and stops."""
     app = web.Application(middlewares=[gate], client_max_size=orchestrator.config.max_body_bytes)
     app[ORCHESTRATOR] = orchestrator
-    for part in (openai, models, agents, disk, requests, keys, health, console):
+    for part in (openai, models, agents, disk, requests, scheduler, keys, health, console):
         part.add_routes(app.router)
     app.on_shutdown.append(_begin_stop)
     return app
@@ -47,8 +58,15 @@ async def _begin_stop(app: web.Application) -> None:
 async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Admit, handle, and turn every error into OpenAI's shape with its own status."""
     try:
-        request[TENANT] = request.app[ORCHESTRATOR].admission.check(request)
+        orchestrator = request.app[ORCHESTRATOR]
+        request[TENANT] = orchestrator.admission.check(request)
+        if orchestrator.is_stopping and request.method == hdrs.METH_POST:
+            raise ShuttingDownError("this server is stopping; send the request again")
         return await handler(request)
+    except ShuttingDownError as error:
+        reply = error_reply(error)
+        reply.force_close()  # so that the next try opens a connection, to a server that stays
+        return reply
     except SllmError as error:
         return error_reply(error)
     except web.HTTPException as error:

@@ -89,8 +89,8 @@ class Dispatch:
         self._head = InferHead(secret)
         self._clock = clock
         self.runs = Runs(self._head)
-        self._handovers = Handovers(agents, table, self.runs, metrics)
         self._reattach = Reattach(agents, table, self.runs)
+        self._handovers = Handovers(agents, table, self.runs, metrics)
 
     async def rejoin(self, call: Call, last_seq: int) -> web.StreamResponse:
         """What follows `last_seq` of an answer whose client lost it together with another orchestrator.
@@ -114,6 +114,7 @@ class Dispatch:
     async def answer(self, call: Call, found: FoundRun | None = None) -> web.StreamResponse:
         """The whole answer, beginning with what was `found` of it. Raises the error that ended it."""
         timeline = call.timeline
+        self._routing.note_call(call.record)
         while True:
             replica = found.replica if found is not None else await self._replica(call)
             timeline.state, timeline.revision, timeline.attempt = "running", replica.revision, replica.attempt

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which agents there are: those that hold a lease under `agents/`, as the store's watch tells; and who is drained.
 
+An agent that was told to stop says so in its record, and is drained by that until the record is gone.
+
 While the store is away the last view stays. An agent whose record is gone is given up, unless it goes on speaking to
 us: then it has GRACE_S to come back to the store (the store may have lost its data, not the node).
 """
@@ -8,6 +10,7 @@ us: then it has GRACE_S to come back to the store (the store may have lost its d
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from serverlessllm.clock import Clock
@@ -15,6 +18,7 @@ from serverlessllm.errors import ConflictError, NotFoundError
 from serverlessllm.metadata.keys import Keys
 from serverlessllm.metadata.records import AgentRecord, DrainRecord
 from serverlessllm.metadata.store import MetadataStore
+from serverlessllm.orchestrator.agent_link import AgentLink
 from serverlessllm.orchestrator.agents import Agents
 from serverlessllm.orchestrator.changes import Changes
 from serverlessllm.orchestrator.watched import Watched
@@ -26,7 +30,15 @@ LOOK_AGAIN_S: Final = 1.0
 class Members:
     """Keeps `agents` in step with the store. Agents given by address are left alone."""
 
-    def __init__(self, store: MetadataStore, agents: Agents, changes: Changes, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: MetadataStore,
+        agents: Agents,
+        changes: Changes,
+        clock: Clock,
+        on_stopping: Callable[[AgentLink], None],
+    ) -> None:
+        """`on_stopping` is called once for each agent that says it is stopping."""
         self._records: Watched[AgentRecord] = Watched(store, Keys.AGENTS, AgentRecord, changes)
         self._drains: Watched[DrainRecord] = Watched(store, Keys.DRAINED, DrainRecord, changes)
         self._agents = agents
@@ -34,6 +46,8 @@ class Members:
         self._clock = clock
         self._absent_since_s: dict[str, float] = {}
         self._found: set[str] = set()
+        self._stopping: set[str] = set()
+        self._on_stopping = on_stopping
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -85,10 +99,14 @@ class Members:
         for address in wanted - {link.address for link in self._agents.links}:
             self._found.add(address)
             self._agents.add(address)
+        stopping = {record.address for record in self._records.values() if record.is_stopping}
         now_s = self._clock.monotonic_s()
         for link in list(self._agents.links):
-            drain = self._drains.get(Keys.drained(link.agent_id))
-            link.is_drained, link.is_leaving = drain is not None, drain is not None and drain.is_leaving
+            drain, is_stopping = self._drains.get(Keys.drained(link.agent_id)), link.address in stopping
+            link.is_drained = drain is not None or is_stopping
+            link.is_leaving = is_stopping or (drain is not None and drain.is_leaving)
+            if is_stopping and link.address not in self._stopping:
+                self._on_stopping(link)
             if link.address in wanted or link.address not in self._found:
                 self._absent_since_s.pop(link.address, None)
                 continue
@@ -97,3 +115,4 @@ class Members:
                 self._found.discard(link.address)
                 self._absent_since_s.pop(link.address)
                 await self._agents.remove(link)
+        self._stopping = stopping

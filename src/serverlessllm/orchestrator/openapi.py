@@ -176,6 +176,24 @@ OPERATIONS: Final = (
         errors=(404,),
         parameters=(_IN_ID,),
     ),
+    Operation(
+        "get",
+        "/admin/decisions",
+        "Recent placement decisions as JSON lines, the newest last",
+        "PlacementDecision",
+        errors=(400,),
+        media_types=("application/x-ndjson",),
+        parameters=(("limit", "query", {"type": "integer", "minimum": 1, "maximum": 10_000}),),
+    ),
+    Operation("get", "/admin/scheduler/weights", "How much each term of a placement counts", "ScoreWeights"),
+    Operation(
+        "put",
+        "/admin/scheduler/weights",
+        "Change how placement weighs its terms, everywhere",
+        "ScoreWeights",
+        body="ScoreWeights",
+        errors=(409, 503),
+    ),
     Operation("get", "/admin/keys", "API keys", "KeyList"),
     Operation(
         "post", "/admin/keys", "Make an API key", "KeyCreated", 201, body="CreateKey", errors=(409, 503)

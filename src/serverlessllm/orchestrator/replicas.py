@@ -22,7 +22,9 @@ DOUBT_S: Final = 2.0
 class Replica:
     """A ready replica. `used_s` (monotonic) is when our last request ended.
 
-    `num_inflight` counts our own requests, `num_failures` those that failed since one was answered.
+    `num_inflight` counts our own requests, `num_remote` those that the agent told of last (ours among them);
+    `num_failures` those that failed since one was answered. `num_seats` are computed together, each for
+    `request_s`, as the agent saw it; 0: not told yet.
 
     A draining replica takes no new requests. `is_loading`: it takes them while its bytes still arrive.
     """
@@ -36,7 +38,9 @@ class Replica:
         "num_failures",
         "num_inflight",
         "num_remote",
+        "num_seats",
         "ready_s",
+        "request_s",
         "revision",
         "used_s",
     )
@@ -49,10 +53,17 @@ class Replica:
         self.num_failures = 0
         self.num_inflight = 0
         self.num_remote = 0
+        self.num_seats = 0
+        self.request_s = 0.0
         self.ready_s = now_s
         self.used_s = now_s
         self.is_draining = False
         self.is_loading = False
+
+    @property
+    def num_requests(self) -> int:
+        """There now, as far as we know: all orchestrators' where the agent has told, our own at once."""
+        return max(self.num_inflight, self.num_remote)
 
 
 class _Drop(NamedTuple):
@@ -163,6 +174,8 @@ class ReplicaTable:
                 return
             replica = self.add(link, status.model, status.revision, status.attempt)
             replica.is_loading = status.is_loading
+            replica.num_seats = status.num_seats
+            replica.request_s = status.request_s
             was_busy, replica.num_remote = replica.num_remote > 0, status.num_running + status.num_queued
             if was_busy or replica.num_remote:
                 replica.used_s = self._clock.monotonic_s()

@@ -67,6 +67,11 @@ class RequestMetrics:
         timeline.hops.append(Hop(timeline.agent_id or "", seq, outcome, cause.code))
         self._metrics.resumes.labels(cause.code, outcome).inc()
 
+    def rejoined(self, timeline: Timeline, seq: int) -> None:
+        """A client came back for what follows `seq` of its stream."""
+        timeline.hops.append(Hop(timeline.agent_id or "", seq, "attached", RETURNED))
+        self._metrics.resumes.labels(RETURNED, "attached").inc()
+
     def moved(self, timeline: Timeline, agent_id: str, seq: int, how: Resumption) -> None:
         """A stream was handed over after `seq` ids, or was to be, and goes on now."""
         timeline.note_cut()
@@ -74,11 +79,6 @@ class RequestMetrics:
         timeline.hops.append(Hop(agent_id, seq, how, "", pause_s * 1e3))
         self._metrics.moves.labels(how).inc()
         self._metrics.move_pause_seconds.labels(timeline.model).observe(pause_s)
-
-    def rejoined(self, timeline: Timeline, seq: int) -> None:
-        """A client came back for what follows `seq` of its stream."""
-        timeline.hops.append(Hop(timeline.agent_id or "", seq, "attached", RETURNED))
-        self._metrics.resumes.labels(RETURNED, "attached").inc()
 
     def progressed(self, timeline: Timeline, seq: int) -> None:
         """A read of the stream brought it to `seq` ids."""

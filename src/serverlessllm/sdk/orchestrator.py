@@ -40,12 +40,14 @@ from serverlessllm.wire.admin import (
     KeyCreated,
     KeyView,
     ModelView,
+    PlacementDecision,
     RequestDetail,
     RequestView,
 )
 from serverlessllm.wire.disk import CleanDisk, CleanedView, DiskView
 from serverlessllm.wire.migrate import Mode
 from serverlessllm.wire.moves import Evacuated, MoveView
+from serverlessllm.wire.scheduler import ScoreWeights
 
 T = TypeVar("T")
 Message = Mapping[str, object]
@@ -168,6 +170,18 @@ class Client:
         MigrationRefusedError.
         """
         return self._send(calls.move_request(request_id, to, mode), MOVE_TIMEOUT)
+
+    def decisions(self, limit: int = 100) -> list[PlacementDecision]:
+        """Recent placement decisions, the newest last."""
+        return self._send(calls.list_decisions(limit))
+
+    def weights(self) -> ScoreWeights:
+        """How much each term of a placement's score counts."""
+        return self._send(calls.get_weights())
+
+    def set_weights(self, **factors: float) -> ScoreWeights:
+        """Let these count, 1 where left out. Raises InvalidRequestError; ConflictError when another was faster."""
+        return self._send(calls.set_weights(ScoreWeights(**factors)))
 
     def requests(self, limit: int = 50) -> list[RequestView]:
         """Live and recent requests, the newest first."""
@@ -321,6 +335,15 @@ class AsyncClient:
     async def move_request(self, request_id: str, to: str = "", *, mode: Mode = "auto") -> MoveView:
         """See `Client.move_request`."""
         return await self._send(calls.move_request(request_id, to, mode), MOVE_TIMEOUT)
+
+    async def decisions(self, limit: int = 100) -> list[PlacementDecision]:
+        return await self._send(calls.list_decisions(limit))
+
+    async def weights(self) -> ScoreWeights:
+        return await self._send(calls.get_weights())
+
+    async def set_weights(self, **factors: float) -> ScoreWeights:
+        return await self._send(calls.set_weights(ScoreWeights(**factors)))
 
     async def requests(self, limit: int = 50) -> list[RequestView]:
         return (await self._send(calls.list_requests(limit))).requests

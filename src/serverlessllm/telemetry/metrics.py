@@ -77,6 +77,12 @@ class OrchestratorMetrics:
         )
         for outcome in ("ok", "failed", "cancelled"):
             self.wakes.labels(outcome)
+        self.scalings = Counter(
+            "sllm_scalings",
+            "What scaling did beyond a first replica: grow (one more), shrink (one less), warm (bytes into memory).",
+            ["kind"],
+            registry=registry,
+        )
         self.resumes = Counter(
             "sllm_resumes",
             "Streams that broke after their first token, by reason and outcome (attached, continued, failed).",

@@ -160,6 +160,11 @@ class TimelineRing:
         while len(self._finished) > self._max_finished:
             self._by_id.pop(self._finished.popleft(), None)
 
+    @property
+    def num_live(self) -> int:
+        """Requests that have not finished."""
+        return len(self._by_id) - len(self._finished)
+
     def get(self, request_id: str) -> Timeline | None:
         return self._by_id.get(request_id)
 

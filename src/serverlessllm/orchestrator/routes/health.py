@@ -8,7 +8,7 @@ from functools import cache
 import msgspec
 from aiohttp import web
 
-from serverlessllm.errors import NoAgentError
+from serverlessllm.errors import NoAgentError, ShuttingDownError
 from serverlessllm.orchestrator.app_key import ORCHESTRATOR
 from serverlessllm.orchestrator.openapi import document
 from serverlessllm.orchestrator.replies import json_reply
@@ -29,7 +29,9 @@ async def healthz(request: web.Request) -> web.Response:
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """`GET /readyz`: 200 once an agent is alive, else 503."""
+    """`GET /readyz`: 200 once an agent is alive, else 503; 503 too from the moment the process was told to stop."""
+    if request.app[ORCHESTRATOR].is_stopping:
+        raise ShuttingDownError("this server is stopping")
     if not request.app[ORCHESTRATOR].agents.alive():
         raise NoAgentError("no agent is alive yet")
     return json_reply({"status": "ready"})

@@ -89,4 +89,8 @@ class IdleScaler:
             return max(keep_alive_s, MIN_LOOK_S)
         if replica.link.is_drained:
             return 0.0
+        if record is not None and 0 < record.min_replicas >= len(
+            self._table.ready(record.name, record.revision)
+        ):
+            return max(keep_alive_s, MIN_LOOK_S)
         return keep_alive_s - (self._clock.monotonic_s() - replica.used_s)
