@@ -125,7 +125,7 @@ class Replica:
 
     @property
     def pid(self) -> int | None:
-        """Its worker's process; None before it has one."""
+        """Of its worker; None before it has one."""
         return None if self._slot is None else self._slot.pid
 
     @property

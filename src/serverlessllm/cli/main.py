@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "node": "node:node",
     "scheduler": "scheduler:scheduler",
     "key": "key:key",
+    "metadata": "metadata:metadata",
     "request": "request:request",
     "checkpoint": "checkpoint:checkpoint",
     "tune": "tune:tune",
