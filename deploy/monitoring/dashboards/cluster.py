@@ -81,6 +81,12 @@ CLUSTER = Dashboard(
             "cps",
         ),
         Panel(
+            "Scaling",
+            "Replicas beyond a model's first: one more, one less, bytes brought nearer ahead of need.",
+            [Query(or_zero(rate("sllm_scalings_total", "kind")), "{{kind}}")],
+            "cps",
+        ),
+        Panel(
             "Turned away",
             "Requests that got 429, and loads that were begun on a second node for a deadline.",
             [

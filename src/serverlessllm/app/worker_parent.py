@@ -54,7 +54,7 @@ def run(config: Config, *, ready: Callable[[str], None] | None = None) -> None:
 
     Raises: what the first worker that could not start raised; ConfigError, ConflictError.
     """
-    logs.configure(config.log_level)
+    logs.configure(config.log_level, config.log_format)
     server_context(config.tls, is_internal=False)  # a wrong certificate is told before anything starts
     data_dir = DataDir(config.data_path)
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
