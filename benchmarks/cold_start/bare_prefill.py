@@ -34,7 +34,9 @@ def main() -> None:
     engine.add(request)
     engine.step()
     print(json.dumps({"num_prompt_tokens": len(prompt)}), flush=True)
-    for _ in sys.stdin:
+    for number, _ in enumerate(sys.stdin, 1):
+        # Another first id each time: a prompt that was seen before would not be computed again.
+        request = Generate(f"bare-{number}", [number, *prompt[1:]], 1, SamplingParams(temperature=0.0), [])
         started = time.perf_counter()
         engine.add(request)
         engine.step()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -24,7 +25,8 @@ from serverlessllm.sdk.orchestrator import Client
 
 HERE = Path(__file__).resolve().parent
 MODEL = "smollm2-135m-instruct"
-MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
+SYSTEM = "Case {:03d}. You are a helpful assistant, and your answers are short."
+QUESTION = "What is the capital of France?"
 SETTLE_S = 1.5
 """Between measurements: the pool primes its next slot, which must not compete with the request measured."""
 
@@ -48,14 +50,19 @@ class Subject:
         return self.artifact.directory / self.artifact.index.shards[0].encodings[0].file
 
 
-def ttft_ms(url: str) -> float:
+def messages(case: int) -> list[dict[str, str]]:
+    """A chat of always as many tokens, which begins differently for each case: no prefix of it is cached."""
+    return [{"role": "system", "content": SYSTEM.format(case)}, {"role": "user", "content": QUESTION}]
+
+
+def ttft_ms(url: str, case: int) -> float:
     """Milliseconds from connecting to the first streamed token, as a client sees it."""
-    return ask(url, 4)[0]
+    return ask(url, case, 4)[0]
 
 
-def ask(url: str, max_tokens: int) -> tuple[float, float]:
+def ask(url: str, case: int, max_tokens: int) -> tuple[float, float]:
     """Milliseconds from connecting to the first streamed token, and to the end of the answer."""
-    body = {"model": MODEL, "messages": MESSAGES, "max_tokens": max_tokens, "temperature": 0}
+    body = {"model": MODEL, "messages": messages(case), "max_tokens": max_tokens, "temperature": 0}
     body["ignore_eos"] = True
     answer = timed_stream.ask(url, "/v1/chat/completions", body)
     return answer.first_ms, answer.whole_ms
@@ -67,7 +74,7 @@ def fresh_process_ms(subject: Subject) -> float:
     command = [sys.executable, str(HERE / "transformers_start.py"), str(subject.hf_dir), subject.dtype]
     started = time.perf_counter()
     process = subprocess.Popen(
-        [*command, json.dumps(MESSAGES), "--once"], stdout=subprocess.PIPE, env=QUIET_ENV
+        [*command, json.dumps(messages(0)), "--once"], stdout=subprocess.PIPE, env=QUIET_ENV
     )
     line = process.stdout.readline() if process.stdout else b""
     elapsed_ms = (time.perf_counter() - started) * 1000
@@ -79,11 +86,11 @@ def fresh_process_ms(subject: Subject) -> float:
 
 def measure(subject: Subject, rounds: int, prompt_ids: list[int]) -> dict[str, list[float]]:
     """`rounds` interleaved rounds of every row."""
-    rows = ("nvme", "dram", "response", "hot", "limit_s", "bare", "imported", "fresh")
+    rows = ("nvme", "dram", "response", "hot", "repeated", "limit_s", "bare", "imported", "fresh")
     samples: dict[str, list[float]] = {row: [] for row in rows}
-    url, client = subject.server.url, subject.client
+    url, client, cases = subject.server.url, subject.client, itertools.count(1)
     limit = DiskLimit(subject.weights)
-    peer = [str(subject.hf_dir), subject.dtype, json.dumps(MESSAGES)]
+    peer = [str(subject.hf_dir), subject.dtype, json.dumps(messages(0))]
     bare_args = [str(subject.artifact.directory), subject.dtype, json.dumps(prompt_ids)]
     with (
         LineProcess(HERE / "transformers_start.py", peer) as imported,
@@ -93,15 +100,17 @@ def measure(subject: Subject, rounds: int, prompt_ids: list[int]) -> dict[str, l
             client.stop_model(MODEL, drop_bytes=True)
             page_cache.drop(subject.weights)
             time.sleep(SETTLE_S)
-            samples["nvme"].append(ttft_ms(url))
+            samples["nvme"].append(ttft_ms(url, next(cases)))
             client.stop_model(MODEL)
             time.sleep(SETTLE_S)
-            dram_ms, response_ms = ask(url, RESPONSE_TOKENS)
+            dram_ms, response_ms = ask(url, next(cases), RESPONSE_TOKENS)
             samples["dram"].append(dram_ms)
             samples["response"].append(response_ms)
             time.sleep(SETTLE_S)
             for _ in range(HOT_REPEATS):
-                samples["hot"].append(ttft_ms(url))
+                case = next(cases)
+                samples["hot"].append(ttft_ms(url, case))
+                samples["repeated"].append(ttft_ms(url, case))
                 samples["bare"].append(bare.ask()["ms"])
             samples["limit_s"].append(limit.measure_s())
             page_cache.drop(subject.hf_dir / "model.safetensors")
@@ -118,6 +127,7 @@ def figures(samples: dict[str, list[float]], nbytes: int) -> dict[str, float]:
     for row in ("nvme", "dram", "hot"):
         found[f"ttft_{row}_median_ms"] = median(samples[row])
         found[f"ttft_{row}_p95_ms"] = percentile(samples[row], 95)
+    found["ttft_hot_repeated_median_ms"] = median(samples["repeated"])
     found["prefill_bare_ms"] = median(samples["bare"])
     limit_s = median(samples["limit_s"])
     found["limit_gbps"] = nbytes / limit_s / 1e9
@@ -159,7 +169,7 @@ def prepare(stack: ExitStack) -> Subject:
         client.add_model(MODEL, str(next((home / "model").glob("*.gguf"))), wait=True)
     revision = client.get_model(MODEL).revision
     artifact = Artifact.open(home / "bench" / "artifacts" / str(revision))
-    ttft_ms(server.url)
+    ttft_ms(server.url, 0)
     return Subject(server, client, artifact, export(artifact.directory, home / "hf"), compute_dtype(client))
 
 
@@ -203,7 +213,7 @@ def prompt_ids_of(subject: Subject) -> list[int]:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(subject.hf_dir)
-    encoded = tokenizer.apply_chat_template(MESSAGES, add_generation_prompt=True, return_dict=True)
+    encoded = tokenizer.apply_chat_template(messages(0), add_generation_prompt=True, return_dict=True)
     return list(encoded["input_ids"])
 
 

@@ -24,6 +24,7 @@ from serverlessllm.engine.base import Weights
 from serverlessllm.engine.llama.batch import ForwardBatch, Prompt, build_batch
 from serverlessllm.engine.llama.config import LlamaConfig
 from serverlessllm.engine.llama.kv_cache import KvCache
+from serverlessllm.engine.llama.matrices import Matrix, Stack
 from serverlessllm.engine.llama.model import LlamaModel
 from serverlessllm.engine.llama.region import RegionTensors
 from serverlessllm.engine.llama.rope import RopeTable
@@ -50,9 +51,9 @@ def rounded(matrix: torch.Tensor) -> torch.Tensor:
 
 def matrices_of(weights: LlamaWeights) -> list[torch.Tensor]:
     """Every matrix of the blocks and the head, (out_features, in_features)."""
-    found = [weights.head]
+    found = [weights.head.whole]
     for layer in weights.layers:
-        found += [layer.qkv, layer.o_transposed.t(), layer.gate_up, layer.down_transposed.t()]
+        found += [layer.qkv.whole, layer.o.transposed.t(), layer.gate_up.whole, layer.down.transposed.t()]
     return found
 
 
@@ -91,10 +92,10 @@ def rounded_layer(layer: LayerWeights) -> LayerWeights:
     """The block with its matrices rounded."""
     return replace(
         layer,
-        qkv=rounded(layer.qkv),
-        o_transposed=rounded(layer.o_transposed.t()).t(),
-        gate_up=rounded(layer.gate_up),
-        down_transposed=rounded(layer.down_transposed.t()).t(),
+        qkv=Stack((rounded(layer.qkv.whole),), layer.qkv.biases),
+        o=Matrix(rounded(layer.o.transposed.t()).t()),
+        gate_up=Stack((rounded(layer.gate_up.whole),)),
+        down=Matrix(rounded(layer.down.transposed.t()).t()),
     )
 
 
@@ -103,7 +104,9 @@ def error_figures(config: LlamaConfig, weights: LlamaWeights) -> dict[str, float
     generator = torch.Generator().manual_seed(0)
     prompt = torch.randint(config.vocab_size, (PROMPT_TOKENS,), generator=generator).tolist()
     batch = replace(build_batch([], [Prompt(0, prompt)], torch.float32), last_rows=None)
-    coarse = replace(weights, layers=tuple(map(rounded_layer, weights.layers)), head=rounded(weights.head))
+    coarse = replace(
+        weights, layers=tuple(map(rounded_layer, weights.layers)), head=Stack((rounded(weights.head.whole),))
+    )
     exact, inexact = (_logits(config, each, batch) for each in (weights, coarse))
     difference = (exact - inexact).abs()
     return {

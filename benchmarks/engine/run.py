@@ -19,7 +19,7 @@ import psutil
 from benchmarks._harness.hf_export import export
 from benchmarks._harness.report import ROOT, Aim, Report, machine
 from benchmarks._harness.stats import median
-from benchmarks.engine import servers
+from benchmarks.engine import prefix, servers
 from benchmarks.engine.servers import Server
 from serverlessllm.checkpoint.reader import Artifact
 from serverlessllm.sdk.local_server import LocalServer
@@ -112,7 +112,10 @@ def figures(samples: dict[tuple[str, int], list[Sample]]) -> dict[str, float]:
 
 def aims(names: set[str]) -> dict[str, Aim]:
     """The issue's, of the peers that ran."""
-    wanted = {"batch_8_against_transformers": Aim("over_transformers_b8_ratio", ">=", 1.25)}
+    wanted = {
+        "batch_8_against_transformers": Aim("over_transformers_b8_ratio", ">=", 1.25),
+        "repeated_prefix": Aim("prefix_1000_again_over_first_ratio", "<=", 0.15),
+    }
     if "vllm" in names:
         wanted["batch_8_against_vllm"] = Aim("over_vllm_b8_ratio", ">=", 0.9)
         wanted["batch_1_against_vllm"] = Aim("over_vllm_b1_ratio", ">=", 0.9)
@@ -152,6 +155,8 @@ def main() -> int:
     with ExitStack() as stack:
         measured = prepare(stack, num_threads, is_compiled=not args.vllm_eager, with_vllm=not args.no_vllm)
         samples = measure_all(measured, args.rounds, args.tokens)
+        url = measured[0].url.removesuffix("/v1/completions")
+        prefixes = [prefix.measure(url, MODEL, serial) for serial in range(args.rounds)]
     names = {server.name for server in measured}
     conditions = machine(("torch", "transformers", "serverlessllm"))
     conditions |= {
@@ -165,7 +170,7 @@ def main() -> int:
         "measured": sorted(names),
         "vllm_mode": ("eager" if args.vllm_eager else "compiled") if "vllm" in names else "not measured",
     }
-    report = Report("engine", conditions, figures(samples), aims(names))
+    report = Report("engine", conditions, figures(samples) | prefix.figures(prefixes), aims(names))
     report.print()
     if args.save:
         report.save(HERE / "results")

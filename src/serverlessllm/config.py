@@ -110,6 +110,9 @@ class AgentConfig:
         low=0.0,
         high=3600.0,
     )
+    stopped_worker_grace_s: float = setting(
+        10.0, "How long a worker may be stopped (SIGSTOP) before it is ended; 0: for ever.", low=0.0
+    )
     load_timeout_s: float = setting(
         120.0, "Longest load and bind of a replica before it counts as failed.", low=1.0
     )
@@ -160,6 +163,9 @@ class LoaderConfig:
         "the agent started or the file changed, all, or none. What comes from elsewhere always is.",
         choices=("first", "always", "never"),
     )
+    max_disk_bytes_per_s: int = setting(
+        0, "Most that loads read from the node's own disk each second, together; 0: no bound.", low=0
+    )
     nvme_budget_bytes: int = setting(
         0, "Disk for artifacts; 0 takes all but a twentieth of the file system.", low=0
     )
@@ -169,6 +175,9 @@ class LoaderConfig:
 class EngineConfig:
     """Slots and the embedded engine."""
 
+    kinds: tuple[str, ...] = setting(
+        (), "Engines of this node: some of torch, vllm, simulated; empty takes all that are installed."
+    )
     slots: int = setting(1, "Primed workers waiting per engine kind.", low=0, high=64)
     max_replicas: int = setting(8, "Replicas bound on this node at once, over all models.", low=1)
     threads: int = setting(0, "Compute threads per worker; 0 takes all cores.", low=0, high=1024)
@@ -190,6 +199,25 @@ class EngineConfig:
         "Blocks of keys and values of a replica, in use and cached; bounds its context. Running sequences have their "
         "keys and values once more, in windows as long as each. 0 takes 1/32 of the memory.",
         low=0,
+    )
+    tensor_parallel: int = setting(
+        0,
+        "Ranks of the groups of workers that wait primed beside single ones, for models added with "
+        "--tensor-parallel; 0: a group is made when it is first asked for, and one waits from then on.",
+        low=0,
+        high=64,
+    )
+    max_tensor_parallel: int = setting(
+        0,
+        "Most ranks of one model on this node; 0 takes its number of cores, and 1 on a GPU.",
+        low=0,
+        high=64,
+    )
+    packed_weights: bool = setting(
+        True,
+        "In bfloat16 on a CPU, a replica that goes on decoding copies its weights into the order that kernels read, "
+        "block by block: more tokens per second for up to 16 streams, the same ids, memory for the weights once more "
+        "(at most 1/32 of the machine's for each replica).",
     )
     layer_streaming: bool = setting(
         True, "Compute the first layers of a model while the last ones are still being loaded."
@@ -259,6 +287,12 @@ class MetadataConfig:
     key_file: str = setting("", "PEM file of its key, unless it is in `cert_file`.")
     call_timeout_s: float = setting(
         5.0, "A server that does not answer for so long is taken as away.", low=0.1, high=60.0
+    )
+    lease_ttl_s: float = setting(
+        10.0,
+        "How long an agent or orchestrator that is not heard of keeps its place and its claims.",
+        low=2.0,
+        high=300.0,
     )
 
 

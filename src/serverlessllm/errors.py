@@ -38,6 +38,7 @@
     │   └── UnsupportedCheckpointError    valid, but of a kind that we do not read or run
     ├── CapacityError                503  no room in the arena or on disk now
     ├── WireError                    400  a frame or event between our own processes is malformed
+    │   └── WireVersionError     400  the other process is of a version that we do not understand
     └── ConfigError                  400  a setting is unknown or out of range
 
 Each class is one decision that a caller can take. HTTP bodies have OpenAI's shape (`as_openai`).
@@ -352,6 +353,12 @@ class WireError(SllmError):
 
     code = "wire_error"
     http_status = 400
+
+
+class WireVersionError(WireError):
+    """The other process speaks a version that is no neighbour of ours: one of both must be upgraded."""
+
+    code = "wire_version"
 
 
 class ConfigError(SllmError):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 from typing import Final, Literal
@@ -26,6 +27,9 @@ ReplicaState = Literal["loading", "binding", "ready", "draining", "gone"]
 """loading: bytes move into the arena · binding: a slot takes the weights · ready: answers ·
 draining: finishes what runs, takes nothing new · gone: unbound, the slot was discarded."""
 
+TENSOR_PARALLEL_OPTION: Final = "tensor_parallel_size"
+"""A model's option: how many ranks of one node compute it together; without it, one."""
+MAX_TENSOR_PARALLEL: Final = 64
 ADAPTER_MODEL_TYPE: Final = "lora_adapter"
 """`model_type` in the `config.json` of an adapter's artifact."""
 MAX_MODEL_NAME_BYTES: Final = 200
@@ -84,5 +88,31 @@ def is_revision(text: str) -> bool:
 
 
 def mint_id(prefix: str) -> str:
-    """A fresh identifier, `prefix-` and 96 random bits in hex."""
-    return f"{prefix}-{secrets.token_hex(12)}"
+    """A fresh identifier, `prefix-` and 96 random bits in hex: nobody guesses another's."""
+    return f"{prefix}-{_random_bits.take()}"
+
+
+class _RandomBits:
+    """The system's randomness, fetched for many identifiers at once: a system call each costs more than the rest.
+
+    A forked process fetches its own.
+    """
+
+    _BITS_BYTES: Final = 12
+
+    def __init__(self) -> None:
+        self._pool = b""
+        os.register_at_fork(after_in_child=self._forget)
+
+    def take(self) -> str:
+        """96 bits in hex."""
+        if len(self._pool) < self._BITS_BYTES:
+            self._pool = secrets.token_bytes(256 * self._BITS_BYTES)
+        bits, self._pool = self._pool[: self._BITS_BYTES], self._pool[self._BITS_BYTES :]
+        return bits.hex()
+
+    def _forget(self) -> None:
+        self._pool = b""
+
+
+_random_bits: Final = _RandomBits()

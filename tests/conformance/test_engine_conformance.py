@@ -29,6 +29,7 @@ DRAWN = SamplingParams(temperature=1.0, seed=11)
 ENGINES = [
     "simulated",
     "torch",
+    "torch x2",
     pytest.param(
         "vllm",
         marks=[
@@ -44,8 +45,9 @@ ENGINES = [
 async def subject(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Subject]:
-    kind = cast(EngineKind, request.param)
-    async with bound_subject(kind, tmp_path_factory.mktemp(kind) / "run") as bound:
+    name, _, ranks = str(request.param).partition(" x")
+    kind = cast(EngineKind, name)
+    async with bound_subject(kind, tmp_path_factory.mktemp(kind) / "run", num_ranks=int(ranks or 1)) as bound:
         yield bound
 
 

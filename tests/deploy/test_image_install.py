@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The images' install steps in a clean environment: `deploy/docker/install.sh`, as the Dockerfiles run it.
+"""The images' install steps in a clean environment: `deploy/docker/install.sh`, which the Dockerfiles run, as it is.
 
-No container runtime runs here, so that this is what can be executed of an image: its environment, from the wheel.
+No container runtime runs here, so that this is what can be executed of an image: its environment, made from the
+wheel.
 The CUDA image's environments need NVIDIA's packages (gigabytes) and are not made here.
 """
 

@@ -11,11 +11,21 @@ from typing import Any
 import pytest
 
 from serverlessllm.checkpoint.reader import Artifact
-from serverlessllm.wire.agent import AgentStatus
+from serverlessllm.orchestrator.stream_record import StreamRecord
+from serverlessllm.wire import sse
+from serverlessllm.wire.agent import SECRET_HEADER, AgentStatus
 from serverlessllm.wire.openai import Endpoint
 from serverlessllm.wire.resume import ResumedChoice, ResumeHead
 from serverlessllm.wire.run_name import RunName
-from support.running_agent import AgentClient, Reply, expected, running_agent
+from support.running_agent import (
+    SECRET,
+    AgentClient,
+    Reply,
+    expected,
+    infer_body,
+    infer_headers,
+    running_agent,
+)
 from support.simulated_artifact import write_simulated_artifact
 
 LONG: dict[str, Any] = {"stream": True, "max_tokens": 200}
@@ -243,3 +253,35 @@ async def test_continued_stream_can_be_attached_to_from_its_beginning(
     again = await node.attach(0)
     assert (again.token_ids, again.seqs) == (whole.token_ids, whole.seqs)
     assert by_choice(again.events) == by_choice(whole.events)
+
+
+async def raw_stream(node: AgentClient, artifact: Artifact, body: dict[str, Any]) -> bytes:
+    """An answer's bytes, as an orchestrator gets them."""
+    sent = infer_headers(artifact, "m", "chat").encode() | {SECRET_HEADER: SECRET}
+    data = infer_body("m", "chat", body)
+    async with node.session.post(f"{node.url}/infer", data=data, headers=sent) as response:
+        return await response.read()
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"n": 2, "seed": 3}, {"stop": ["é", "ing"]}, {"logprobs": True, "top_logprobs": 1}]
+)
+async def test_stream_cut_at_any_byte_goes_on_from_what_its_client_got(
+    node: AgentClient, artifact: Artifact, body: dict[str, Any]
+) -> None:
+    await node.loaded(artifact)
+    body = {"stream": True, "max_tokens": 16} | body
+    whole = await raw_stream(node, artifact, body)
+    uncut = Reply(200)
+    for line in whole.decode().split("\n"):
+        uncut.add_line(line)
+    for hop, cut in enumerate(range(200, len(whole) - len(sse.DONE), 61), start=1):
+        relay, record, client = sse.StreamRelay(), StreamRecord(body.get("n", 1)), Reply(200)
+        if events := relay.feed(whole[:cut]):
+            record.keep(events)
+            record.seq, record.prompt_digest = relay.seq, relay.prompt_digest or ""
+            rest = await node.resume(artifact, record.head(), body, hop=hop)
+            for line in events.decode().split("\n"):
+                client.add_line(line)
+            assert rest.is_done, rest.body
+            assert by_choice(client.events + rest.events) == by_choice(uncut.events), cut

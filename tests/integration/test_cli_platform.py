@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from serverlessllm.cli.exit_codes import FAILED, INTERRUPTED, OK
+from serverlessllm.cli.exit_codes import FAILED, INTERRUPTED, OK, USAGE
 from serverlessllm.cli.main import run
 from support.model_dirs import write_simulated
 from support.platform import Platform
@@ -124,3 +124,34 @@ def test_key_once_made_is_needed_and_revoked_by_name(
     assert run(["key", "revoke", "me", "--yes"]) == OK
     monkeypatch.delenv("SLLM_API_KEY")
     assert run(["ps"]) == OK
+
+
+def test_weights_are_shown_changed_and_refused_in_words(platform: Platform, capsys: Capture) -> None:
+    assert run(["scheduler", "weights", "set", "queue=2", "evict=0"]) == OK
+    capsys.readouterr()
+    assert _document(capsys, "scheduler", "weights", "get") == {
+        "w_queue": 2.0,
+        "w_load": 1.0,
+        "w_kv": 1.0,
+        "w_evict": 0.0,
+    }
+    assert run(["scheduler", "weights", "set", "queue=1", "evict=1"]) == OK
+    rows = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    assert rows == [["TERM", "WEIGHT"], ["queue", "1"], ["load", "1"], ["kv", "1"], ["evict", "1"]]
+    for malformed in ("speed=1", "queue", "queue=-1", "queue=nan"):
+        assert run(["scheduler", "weights", "set", malformed]) == USAGE
+        assert malformed in capsys.readouterr().err
+
+
+def test_decisions_are_listed_for_people_and_one_a_line_for_programs(
+    platform: Platform, capsys: Capture
+) -> None:
+    assert run(["chat", "org/sim", "hello", "--max-tokens", "2"]) == OK
+    capsys.readouterr()
+    assert run(["scheduler", "decisions"]) == OK
+    assert "org/sim" in capsys.readouterr().out
+    assert run(["scheduler", "decisions", "--json"]) == OK
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    last = records[-1]
+    assert (last["model"], last["kind"], last["outcome"], last["version"]) == ("org/sim", "wake", "ready", 2)
+    assert set(last["candidates"][0]["terms_s"]) == {"queue", "load", "kv", "evict", "failures"}

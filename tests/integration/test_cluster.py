@@ -48,7 +48,7 @@ def test_two_orchestrators_with_50_calls_each_load_a_sleeping_model_once(
         cluster.agent()
     for front in fronts:
         until_alive(front, 2)
-    add_model(fronts[0], "m", write_simulated(tmp_path / "m"), load_s=1.0)
+    add_model(fronts[0], "m", write_simulated(tmp_path / "m"), max_replicas=1, load_s=1.0)
     with ThreadPoolExecutor(100) as pool:
         replies = list(pool.map(lambda index: chat(fronts[index % 2], "m"), range(100)))
     assert [reply.status_code for reply in replies] == [200] * 100

@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from serverlessllm.errors import SllmError
 from serverlessllm.sdk.local_server import LocalServer
 from serverlessllm.sdk.orchestrator import Client
 from support.cluster import Cluster, add_model, chat, until_alive
@@ -65,6 +66,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             stack.callback(process.kill)
             process.start()
         add_model(front, "m", write_simulated(home / "m", nbytes=1 << 20), token_s=0.002)
+        add_model(front, "long", write_simulated(home / "long", variant=8), token_s=0.01)
         yield World(home, front, agents, prometheus, webhook)
 
 
@@ -89,6 +91,7 @@ def _call_again_and_again(world: World, ended: threading.Event) -> None:
             for stream in (True, False):
                 _chat(front, "m", stream=stream)
             _chat(front, "nobody")
+            _move(client, front, turn)
             client.stop_model("m")
             if turn < NUM_COLD:
                 _chat(front, f"cold{turn}")
@@ -97,6 +100,19 @@ def _call_again_and_again(world: World, ended: threading.Event) -> None:
                 )
                 _chat(front, f"warm{turn}")
             turn += 1
+
+
+def _move(client: Client, front: LocalServer, turn: int) -> None:
+    """A stream that goes to the other node."""
+    body = {"model": "long", "messages": [{"role": "user", "content": f"Hello {turn}"}], "stream": True}
+    body |= {"max_tokens": 60, "ignore_eos": True}
+    url, name = f"{front.url}/v1/chat/completions", f"moving-{turn}"
+    with httpx.stream("POST", url, json=body, headers={"x-request-id": name}, timeout=PATIENCE_S) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        with contextlib.suppress(SllmError):
+            client.move_request(answer.headers["x-request-id"])
+        assert "data: [DONE]" in list(lines)
 
 
 def _chat(front: LocalServer, model: str, *, stream: bool = False) -> None:

@@ -21,8 +21,9 @@ class Cluster:
 
     def __init__(self, home: Path, metadata_url: str, env: Mapping[str, str] | None = None) -> None:
         self._home = home
+        self.secret = "the-secret-of-this-cluster"
         self._env = {
-            "SLLM_SECRET": "the-secret-of-this-cluster",
+            "SLLM_SECRET": self.secret,
             "SLLM_METADATA_URL": metadata_url,
             "SLLM_METADATA_CALL_TIMEOUT_S": "2",
             **(env or {}),
@@ -38,20 +39,25 @@ class Cluster:
     ) -> None:
         self._stack.close()
 
-    def agent(self, **flags: str) -> LocalServer:
-        """A node with the simulated engine's budget and one primed worker."""
+    def agent(self, env: Mapping[str, str] | None = None, /, **flags: str) -> LocalServer:
+        """A node with the simulated engine's budget and one primed worker; `env` is added to its environment."""
         small = {"arena_budget_bytes": "64MiB", "engine_threads": "1", "arena_huge_pages": "never"}
-        return self._start("agent", {**small, **flags})
+        return self._start("agent", {**small, **flags}, env)
 
     def orchestrator(self, **flags: str) -> LocalServer:
         """A front."""
         return self._start("orchestrator", {"orchestrator_hold_silently_s": "0.2", **flags})
 
-    def _start(self, command: str, flags: dict[str, str]) -> LocalServer:
+    def _start(
+        self, command: str, flags: dict[str, str], env: Mapping[str, str] | None = None
+    ) -> LocalServer:
         self._num += 1
         named = {name.replace("_", "-"): value for name, value in flags.items()}
         server = LocalServer(
-            self._home / f"{command[:1]}{self._num}", command=command, flags=named, env=self._env
+            self._home / f"{command[:1]}{self._num}",
+            command=command,
+            flags=named,
+            env={**self._env, **(env or {})},
         )
         self._stack.callback(server.stop)
         return server.start()
@@ -69,10 +75,14 @@ def until_alive(front: LocalServer, count: int) -> list[str]:
     return alive_ids(front)
 
 
-def add_model(front: LocalServer, name: str, source: Path, **options: float) -> None:
+def add_model(
+    front: LocalServer, name: str, source: Path, *, max_replicas: int | None = None, **options: float
+) -> None:
     """Register a simulated model and wait until it is ready."""
     with Client(front.url) as client:
-        client.add_model(name, str(source), engine="simulated", options=options, wait=True)
+        client.add_model(
+            name, str(source), engine="simulated", options=options, max_replicas=max_replicas, wait=True
+        )
 
 
 def chat(front: LocalServer, model: str, **fields: Any) -> httpx.Response:

@@ -36,6 +36,7 @@ class Stream:
     usage: dict[str, int] | None = None
     error: dict[str, Any] | None = None
     is_done: bool = False
+    num_events: int = 0
 
     @property
     def num_ids(self) -> int:
@@ -51,6 +52,7 @@ class Stream:
             self._chunk(json.loads(line[6:]))
 
     def _chunk(self, chunk: dict[str, Any]) -> None:
+        self.num_events += 1
         self.error = chunk.get("error", self.error)
         self.usage = chunk.get("usage") or self.usage
         for choice in chunk.get("choices", []):
@@ -133,7 +135,7 @@ async def read_stream(
     async with http.stream(
         "POST", "/v1/chat/completions", json=sent, headers=headers, timeout=PATIENCE_S
     ) as response:
-        stream.request_id = response.headers["x-request-id"]
+        stream.request_id = response.headers.get("x-request-id", "")
         if response.status_code != 200:
             stream.error = json.loads(await response.aread())["error"]
             return stream

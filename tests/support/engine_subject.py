@@ -46,12 +46,12 @@ class Subject:
 
 
 @asynccontextmanager
-async def bound_subject(kind: EngineKind, run_dir: Path) -> AsyncIterator[Subject]:
-    """A worker of `kind` with a tiny random model, whose weights lie in memory and in no file that has a name."""
-    pool = SlotPool(run_dir, EngineConfig(slots=0, threads=1, dtype="float32"), [kind])
+async def bound_subject(kind: EngineKind, run_dir: Path, *, num_ranks: int = 1) -> AsyncIterator[Subject]:
+    """`num_ranks` workers of `kind` with a tiny random model, whose weights are in memory and in no named file."""
+    pool = SlotPool(run_dir, EngineConfig(slots=0, threads=num_ranks, dtype="float32"), [kind])
     await pool.start()
     try:
-        slot = await pool.acquire(kind)
+        slot = await pool.acquire(kind, num_ranks)
         if kind == "simulated":
             architecture: dict[str, object] = {
                 "vocab_size": VOCAB_SIZE,

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -82,12 +83,14 @@ class SqliteServer:
 class ServerProcess:
     """A server program on a port of its own, with its data in `directory`; it may be killed, paused and started."""
 
-    def __init__(self, program: str, directory: Path) -> None:
+    def __init__(self, program: str, directory: Path, hosts: Sequence[str] = ()) -> None:
+        """`hosts` are addresses to listen on beside loopback."""
         found = shutil.which(program)
         if found is None:
             raise FileNotFoundError(f"{program} is not installed; run scripts/install-system-packages.sh")
         self.program = found
         self.directory = directory
+        self.hosts = ["127.0.0.1", *hosts]
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -137,14 +140,15 @@ class ServerProcess:
 class RedisProcess(ServerProcess):
     """Redis with every write on disk before it is acknowledged."""
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__("redis-server", directory)
+    def __init__(self, directory: Path, hosts: Sequence[str] = ()) -> None:
+        super().__init__("redis-server", directory, hosts)
 
     def argv(self) -> list[str]:
-        """Loopback, no snapshots, an append-only file."""
+        """No snapshots, an append-only file."""
         options = {
             "port": str(self.port),
-            "bind": "127.0.0.1",
+            "bind": " ".join(self.hosts),
+            "protected-mode": "no",
             "dir": str(self.directory),
             "save": "",
             "appendonly": "yes",
@@ -164,13 +168,14 @@ class RedisProcess(ServerProcess):
 class EtcdProcess(ServerProcess):
     """One etcd member."""
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__("etcd", directory)
+    def __init__(self, directory: Path, hosts: Sequence[str] = ()) -> None:
+        super().__init__("etcd", directory, hosts)
         self.peer_port = free_port()
 
     def argv(self) -> list[str]:
-        """Loopback; short elections, so that the shortest lease is short."""
-        client, peer = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{self.peer_port}"
+        """Short elections, so that the shortest lease is short."""
+        client = ",".join(f"http://{host}:{self.port}" for host in self.hosts)
+        peer = f"http://127.0.0.1:{self.peer_port}"
         options = {
             "name": "m",
             "data-dir": str(self.directory / "data"),

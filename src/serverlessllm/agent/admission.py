@@ -14,6 +14,7 @@ from typing import Final
 from serverlessllm.agent.replica import Replica, ReplicaKey
 from serverlessllm.agent.room import Need, choose_unbinds
 from serverlessllm.arena.arena import Arena
+from serverlessllm.wire.agent import Loss
 
 RECHECK_S: Final = 0.25
 """How long to wait before looking again unasked: a grace ends, or a process drops its pin, without telling us."""
@@ -33,17 +34,20 @@ class Admission:
         """A replica became idle or went: look again."""
         self._changed.set()
 
-    async def enter(self, replica: Replica, *, evict_idle: bool) -> Callable[[], None]:
+    async def enter(
+        self, replica: Replica, *, evict_idle: bool, losses: Mapping[str, Loss] | None = None
+    ) -> Callable[[], None]:
         """Wait until `replica` has a seat, and its bytes fit once the loader has evicted what nobody pins.
 
-        `evict_idle`: whether idle replicas of others may be unbound for it. Nobody else gets room before the
-        returned function is called (any number of times): call it when the bytes are allocated or pinned.
+        `evict_idle`: whether idle replicas of others may be unbound for it, the least of `losses` first. Nobody else
+        gets room before the returned function is called (any number of times): call it when the bytes are allocated
+        or pinned.
         """
         await self._door.acquire()
         try:
             while not (missing := self._missing(replica)).is_met:
                 self._changed.clear()
-                victims = self._victims(replica, missing) if evict_idle else None
+                victims = self._victims(replica, missing, losses or {}) if evict_idle else None
                 if victims is None:
                     await self._wait()
                 else:
@@ -67,9 +71,10 @@ class Admission:
         evictable_bytes = sum(entry.held_bytes for entry in entries if entry.complete and not entry.pinned)
         return replica.held_bytes - self._arena.free_bytes - evictable_bytes
 
-    def _victims(self, replica: Replica, missing: Need) -> list[Replica] | None:
+    def _victims(self, replica: Replica, missing: Need, losses: Mapping[str, Loss]) -> list[Replica] | None:
         others = [other for other in self._replicas.values() if other.has_seat and other is not replica]
-        chosen = choose_unbinds([other.as_holder() for other in others], missing)
+        holders = [other.as_holder(_unbind_s(losses, other.key.revision)) for other in others]
+        chosen = choose_unbinds(holders, missing)
         if chosen is None:
             return None
         return [self._replicas[ReplicaKey(holder.model, holder.revision)] for holder in chosen]
@@ -79,6 +84,11 @@ class Admission:
             await asyncio.wait_for(self._changed.wait(), RECHECK_S)
         except TimeoutError:
             return
+
+
+def _unbind_s(losses: Mapping[str, Loss], revision: str) -> float:
+    loss = losses.get(revision)
+    return 0.0 if loss is None else loss.unbind_s
 
 
 async def _unbind(victims: Iterable[Replica]) -> None:

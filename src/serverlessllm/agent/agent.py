@@ -8,20 +8,21 @@ this only puts them together. Knows no HTTP (`api.py`) and never imports torch: 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import logging
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final
 
 from blake3 import blake3
 
-from serverlessllm.agent.disk import NodeDisk
+from serverlessllm.agent.disk import NodeDisk, revisions_on_disk
 from serverlessllm.agent.embedding import Embeddings
+from serverlessllm.agent.engines import offered_engines
 from serverlessllm.agent.event_log import EventLog
 from serverlessllm.agent.inference import Inference
 from serverlessllm.agent.load import NodeParts
+from serverlessllm.agent.load_checks import max_num_ranks
 from serverlessllm.agent.load_messages import bandwidths
 from serverlessllm.agent.loads import Loads
 from serverlessllm.agent.migrations import Migrations
@@ -34,12 +35,12 @@ from serverlessllm.agent.reporter import Reporter
 from serverlessllm.agent.running_answer import RunningAnswer
 from serverlessllm.agent.running_answers import RunningAnswers
 from serverlessllm.agent.standby import Standbys
+from serverlessllm.agent.stopped_workers import StoppedWorkers
 from serverlessllm.arena.arena import Arena
 from serverlessllm.arena.prefault import Prefaulter
 from serverlessllm.clock import Clock
 from serverlessllm.config import Config, source_environment
 from serverlessllm.engine.slots import SlotPool
-from serverlessllm.engine.vllm_server.environment import is_built
 from serverlessllm.errors import (
     ConflictError,
     InvalidRequestError,
@@ -100,7 +101,7 @@ class Agent:
         engines: Sequence[EngineKind] | None = None,
         spans: SpanSink | None = None,
     ) -> None:
-        """`secret` is the cluster's. `engines` that may be used here; None takes all that are installed.
+        """`secret` is the cluster's. `engines` that may be used here; None takes `engine.kinds`.
 
         `spans` takes our part of traces.
         """
@@ -108,7 +109,7 @@ class Agent:
         self.secret = secret
         self.agent_id = _agent_id(config.data_path)
         self.boot_id = mint_id("boot")
-        self.engines = list(installed_engines(config) if engines is None else engines)
+        self.engines = list(offered_engines(config) if engines is None else engines)
         self.metrics = AgentMetrics()
         self.traces = NodeTraces(spans, self.agent_id, clock)
         self.events = EventLog(self.boot_id, clock)
@@ -179,6 +180,7 @@ class Agent:
         self._tasks = [
             asyncio.create_task(self._ready_adopted(arena.adopted)),
             asyncio.create_task(self._watch_slots()),
+            asyncio.create_task(StoppedWorkers(self._worker_pids, config.agent.stopped_worker_grace_s).run()),
         ]
         self.is_running = True
 
@@ -299,6 +301,9 @@ class Agent:
             slots=self._slots(),
             dtypes=self._dtypes(),
             prefault=self._prefault_status(),
+            max_num_ranks=max_num_ranks(self.config.engine),
+            max_replicas=self.config.engine.max_replicas,
+            on_disk=revisions_on_disk(self.config.data_path / "artifacts"),
         )
 
     def snapshot(self) -> Snapshot:
@@ -324,6 +329,11 @@ class Agent:
         if any(not replica.is_idle for replica in replicas):
             return True
         return any(state.num_priming for state in self._parts.slots.states().values())
+
+    def _worker_pids(self) -> list[int]:
+        """Of every replica that has a worker."""
+        pids = [replica.pid for replica in self._loads.replicas.values()]
+        return [pid for pid in pids if pid is not None]
 
     def _bound_revisions(self) -> list[str]:
         """Of every replica that is not gone."""
@@ -379,15 +389,6 @@ class Agent:
     def _check_running(self, *, is_new: bool = False) -> None:
         if not self.is_running or (is_new and self._is_draining):
             raise ShuttingDownError("the agent is stopping; ask another", source="agent")
-
-
-def installed_engines(config: Config) -> list[EngineKind]:
-    """`simulated` always, `torch` and `vllm` where they are installed; they are looked for, not imported."""
-    is_installed: dict[EngineKind, bool] = {
-        "torch": importlib.util.find_spec("torch") is not None,
-        "vllm": is_built(config.engine.vllm_environment),
-    }
-    return [kind for kind in get_args(EngineKind) if is_installed.get(kind, True)]
 
 
 def _agent_id(data_path: Path) -> str:

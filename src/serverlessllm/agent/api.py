@@ -26,10 +26,11 @@ from serverlessllm.errors import (
     NotFoundError,
     PayloadTooLargeError,
     SllmError,
+    WireVersionError,
 )
 from serverlessllm.telemetry import metrics
-from serverlessllm.wire import trace_context
-from serverlessllm.wire.agent import SECRET_HEADER, InferHeaders, LoadRequest, UnloadRequest
+from serverlessllm.wire import is_compatible, refusal, trace_context
+from serverlessllm.wire.agent import SECRET_HEADER, WIRE_HEADER, InferHeaders, LoadRequest, UnloadRequest
 from serverlessllm.wire.disk import CleanNode
 from serverlessllm.wire.openai import field_error
 from serverlessllm.wire.resume import CONTENT_TYPE as RESUME_CONTENT_TYPE
@@ -99,9 +100,16 @@ async def _secret(request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get(SECRET_HEADER, "").encode("utf-8", "surrogateescape")
         if not hmac.compare_digest(given, request.app[AGENT].secret.encode()):
             raise AuthenticationError(f"header {SECRET_HEADER}: missing, or not this cluster's secret")
+        _check_version(request.headers.get(WIRE_HEADER, ""))
     # Whatever the call starts works for the same trace.
     trace_context.enter(trace_context.parse(request.headers.get(trace_context.TRACEPARENT)))
     return await handler(request)
+
+
+def _check_version(text: str) -> None:
+    """Raises WireVersionError for a caller of a version that we do not understand; one that says none is old."""
+    if text.isascii() and text.isdigit() and len(text) <= 9 and not is_compatible(int(text)):
+        raise WireVersionError(f"{WIRE_HEADER}: who calls this agent: {refusal(int(text))}", source="agent")
 
 
 async def _load(request: web.Request) -> web.Response:

@@ -8,11 +8,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from serverlessllm.loader.disk.cleaning import choose_cleaning
 from serverlessllm.loader.disk.inventory import DiskInventory
 from serverlessllm.loader.loader import Loader
+from serverlessllm.types import is_revision
 from serverlessllm.wire.disk import CleanNode, DiskCleaned, DiskCopy, DiskStatus
+
+
+def revisions_on_disk(artifacts: Path) -> list[str]:
+    """The revisions whose artifacts lie whole in the directory; none while there is no such directory."""
+    try:
+        return sorted(path.name for path in artifacts.iterdir() if is_revision(path.name))
+    except OSError:
+        return []
 
 
 class NodeDisk:

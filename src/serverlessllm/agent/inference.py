@@ -12,6 +12,7 @@ from array import array
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 import msgspec
 from blake3 import blake3
@@ -34,6 +35,9 @@ from serverlessllm.wire.agent import InferHeaders, InferTiming
 from serverlessllm.wire.openai import ChatRequest, CompletionRequest, PromptTokensDetails, TextEndpoint, Usage
 from serverlessllm.wire.resume import ResumeHead
 from serverlessllm.wire.worker import Generate, TokenEvent
+
+HOLD_WAIT_S: Final = 0.5
+"""An id that takes longer is not waited for."""
 
 
 class Inference:
@@ -67,6 +71,7 @@ class Inference:
         self.progress = _progress_of(resumed, self.request.num_choices)
         self._may_emit = asyncio.Event()
         self._may_emit.set()
+        self._has_sampled = asyncio.Event()
         self._replica = replica
         self.began_s = self.first_token_s = clock.wall_s()
         self._clock = clock
@@ -75,8 +80,18 @@ class Inference:
         self._left_s = left_s if left_s > 0 else None
         self._deadline_s = NO_DEADLINE_S if self._left_s is None else clock.monotonic_s() + left_s
 
-    def hold(self) -> None:
-        """Give out nothing from now on; the engine goes on, and what it samples waits here for `release`."""
+    async def hold(self) -> None:
+        """Give out nothing behind the next id; the engine goes on, and what it samples waits here for `release`.
+
+        Behind an id, because whoever goes on from there needs a whole step for the next one: what has passed of ours
+        would be lost.
+        """
+        self._has_sampled.clear()
+        try:
+            async with asyncio.timeout(HOLD_WAIT_S):
+                await self._has_sampled.wait()
+        except TimeoutError:
+            pass
         self._may_emit.clear()
 
     def release(self) -> None:
@@ -209,6 +224,7 @@ class Inference:
         if piece is not None:
             self._seq = piece.seq
             progress.deliver(piece)
+        self._has_sampled.set()
         return piece
 
     async def _continue(self, answers: list[Answer], ended: set[int], max_tokens: int) -> list[Piece]:

@@ -23,7 +23,7 @@ from typing import Final, NoReturn
 
 from serverlessllm.agent.admission import RECHECK_S, Admission
 from serverlessllm.agent.artifacts import OpenArtifact, OpenArtifacts
-from serverlessllm.agent.load_checks import check_budget, check_dtype
+from serverlessllm.agent.load_checks import check_budget, check_dtype, check_ranks
 from serverlessllm.agent.load_messages import attach_of, bandwidths, early_result_of, result_of
 from serverlessllm.agent.node_traces import NodeTraces
 from serverlessllm.agent.replica import Replica
@@ -147,6 +147,7 @@ class Load:
         self._replica.nbytes = opened.nbytes
         self._replica.held_bytes = self._parts.arena.held_bytes(opened.nbytes)
         check_budget(self._replica, self._parts.arena.budget_bytes)
+        check_ranks(self._replica, self._parts.config.engine)
         self._reading = asyncio.create_task(self._read(opened))
         text = await self._gather(opened)
         self._stream = self._as_stream()
@@ -227,9 +228,14 @@ class Load:
         revision = opened.artifact.revision
         self._note_progress("queue", 0, 0.0)
         while True:
-            leave = await self._admission.enter(self._replica, evict_idle=self._request.evict_idle)
+            leave = await self._admission.enter(
+                self._replica, evict_idle=self._request.evict_idle, losses=self._request.losses
+            )
             try:
                 self._note_admission()
+                self._parts.loader.note_losses(
+                    {revision: loss.evict_s for revision, loss in self._request.losses.items()}
+                )
                 progress = partial(self._note_read, leave)
                 report = await self._parts.loader.load(
                     revision,

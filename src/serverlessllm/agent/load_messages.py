@@ -43,6 +43,7 @@ def attach_of(
         max_model_len_tokens=config.max_model_len_tokens,
         options=options,
         kv_cache_bytes=config.kv_cache_bytes,
+        packs_weights=config.packed_weights,
         shards=[] if stream is None else list(stream.incoming.shards),
         num_ready=0 if stream is None else stream.incoming.num_ready,
     )

@@ -13,6 +13,8 @@ from serverlessllm.agent.flight import Flight
 from serverlessllm.agent.load import Load, NodeParts
 from serverlessllm.agent.load_messages import hot_result_of
 from serverlessllm.agent.replica import Replica, ReplicaKey
+from serverlessllm.agent.warm import warm
+from serverlessllm.engine.registry import num_ranks
 from serverlessllm.errors import SllmError, StaleAttemptError
 from serverlessllm.types import EngineKind
 from serverlessllm.wire.agent import LoadRequest, LoadResult
@@ -31,11 +33,13 @@ class Loads:
         self._admission = Admission(parts.arena, self.replicas, parts.config.engine.max_replicas)
 
     async def load(self, request: LoadRequest, engine: EngineKind) -> LoadResult:
-        """Bring a replica up, join the load that does, or report the one that is ready as hot.
+        """Bring a replica up, join the load that does, or report the one that is ready as hot; or only the bytes.
 
         Cancelled when the last caller leaves. Raises: StaleAttemptError; InsufficientMemoryError; CapacityError when
         no room came free in time; CheckpointError; ModelLoadError; ReplicaGoneError when an unload stopped it.
         """
+        if request.warm_only:
+            return await warm(self._parts, self._artifacts, request)
         key = ReplicaKey(request.model, request.revision)
         while (replica := self.replicas.get(key)) is not None:
             self.fence(replica, request.attempt)
@@ -45,7 +49,7 @@ class Loads:
             if flight is not None and not flight.is_stopped:
                 return await flight.join()
             await replica.gone.wait()
-        replica = self._new_replica(key, engine, request.attempt)
+        replica = self._new_replica(key, engine, request)
         flight = Flight(self._bring_up(replica, request))
         self._flights[key] = flight
         return await flight.join()
@@ -100,17 +104,18 @@ class Loads:
         await asyncio.gather(*(flight.stopped() for flight in list(self._flights.values())))
         await asyncio.gather(*(replica.unbind() for replica in list(self.replicas.values())))
 
-    def _new_replica(self, key: ReplicaKey, engine: EngineKind, attempt: int) -> Replica:
+    def _new_replica(self, key: ReplicaKey, engine: EngineKind, request: LoadRequest) -> Replica:
         replica = Replica(
             key,
             engine,
-            attempt,
+            request.attempt,
             slots=self._parts.slots,
             clock=self._parts.clock,
             max_queue_length=self._parts.config.agent.max_queue_length,
             adapters=Adapters(self._parts.loader, self._parts.arena),
             on_change=self._on_change,
             on_kv_change=self._parts.reporter.kv_changed,
+            num_ranks=num_ranks(engine, request.options),
         )
         self.replicas[key] = replica
         self._on_change(replica)

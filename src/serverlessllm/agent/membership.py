@@ -20,7 +20,6 @@ from serverlessllm.metadata.keys import Keys
 from serverlessllm.metadata.records import AgentRecord, encode
 from serverlessllm.metadata.store import Lease, LeaseExpiredError, MetadataStore
 
-TTL_S: Final = 10.0
 RETRY_S: Final = 0.5
 
 _log = logging.getLogger(__name__)
@@ -30,7 +29,7 @@ class Membership:
     """`start`, then `stop`. `open_store` is called until it succeeds."""
 
     def __init__(
-        self, open_store: Callable[[], Awaitable[MetadataStore]], record: AgentRecord, *, ttl_s: float = TTL_S
+        self, open_store: Callable[[], Awaitable[MetadataStore]], record: AgentRecord, *, ttl_s: float = 10.0
     ) -> None:
         self._open_store = open_store
         self._record = record

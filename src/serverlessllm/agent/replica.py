@@ -59,7 +59,8 @@ class Replica:
 
     `on_kv_change` is called when `kv`, the prompt chunks that its engine has cached, changed.
     `nbytes` are its weights, `held_bytes` what they take from the arena. `has_seat`: it counts among
-    `max_replicas`. `was_lost`: its worker died unasked. `adapters` end with its worker.
+    `max_replicas`. `was_lost`: its worker died unasked. `adapters` end with its worker. `num_ranks`: workers that
+    compute it together.
     """
 
     def __init__(
@@ -74,8 +75,10 @@ class Replica:
         on_change: Callable[[Replica], None],
         on_kv_change: Callable[[Replica], None],
         adapters: Adapters | None = None,
+        num_ranks: int = 1,
     ) -> None:
         self.key = key
+        self.num_ranks = num_ranks
         self.engine: EngineKind = engine
         self.attempt = attempt
         self.state: ReplicaState = "loading"
@@ -122,7 +125,7 @@ class Replica:
 
     @property
     def pid(self) -> int | None:
-        """Its worker's process; None before it has one."""
+        """Of its worker; None before it has one."""
         return None if self._slot is None else self._slot.pid
 
     @property
@@ -152,7 +155,7 @@ class Replica:
 
     async def take_slot(self) -> None:
         """Acquire a primed worker, which this replica owns from then on. Raises as `SlotPool.acquire`."""
-        self._slot = await self._slots.acquire(self.engine)
+        self._slot = await self._slots.acquire(self.engine, self.num_ranks)
 
     def take_pin(self, pin: Pin) -> None:
         """Own this process's hold on the region; dropped once the worker has its own."""
@@ -261,11 +264,13 @@ class Replica:
             self._unbinding = asyncio.create_task(self._unbind())
         return self._unbinding
 
-    def as_holder(self) -> Holder:
-        """As `room.py` sees it: what it holds, and for how long nobody has used it."""
+    def as_holder(self, loss_s: float = 0.0) -> Holder:
+        """As `room.py` sees it: what it holds, for how long nobody has used it, and what its going would cost."""
         idle_s = self._seats.idle_s
         is_spare = self.is_idle and (self._seats.had_request or idle_s >= FIRST_REQUEST_GRACE_S)
-        return Holder(self.key.model, self.key.revision, self.held_bytes, idle_s if is_spare else None)
+        return Holder(
+            self.key.model, self.key.revision, self.held_bytes, idle_s if is_spare else None, loss_s
+        )
 
     def status(self) -> ReplicaStatus:
         """As the wire says it."""
@@ -275,12 +280,14 @@ class Replica:
             attempt=self.attempt,
             state=self.state,
             engine=self.engine,
-            device_set="cpu",
+            device_set="cpu" if self.num_ranks == 1 else f"cpu x{self.num_ranks}",
             pid=self.pid,
             num_running=self._seats.num_taken,
             num_queued=self._seats.num_waiting,
             idle_s=self._seats.idle_s if self.is_idle else 0.0,
             is_loading=self.is_loading,
+            num_seats=self._seats.num_together,
+            request_s=round(self._seats.mean_request_s, 4),
         )
 
     def gone_error(self) -> ReplicaGoneError:

@@ -125,6 +125,13 @@ class Reporter:
         if result.tier != "dram":
             self._metrics.read_bytes.labels(result.tier).inc(result.nbytes)
 
+    def warmed(self, key: ReplicaKey, result: LoadResult) -> None:
+        """Bytes were brought into DRAM, and no replica was made."""
+        self._end_load(key, None, result)
+        self._metrics.load_seconds.labels(result.tier).observe((result.fetch_ms + result.read_ms) / 1e3)
+        if result.tier != "dram":
+            self._metrics.read_bytes.labels(result.tier).inc(result.nbytes)
+
     def load_failed(self, key: ReplicaKey, error: str) -> None:
         """A load is over, in vain."""
         self._metrics.loads.labels("failed").inc()

@@ -12,12 +12,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A replica that holds a seat, and pins `nbytes` of its revision. `idle_s` is None while it is in use."""
+    """A replica that holds a seat, and pins `nbytes` of its revision. `idle_s` is None while it is in use.
+
+    `loss_s`: what its going would cost others, in expected seconds, as far as placement told.
+    """
 
     model: str
     revision: str
     nbytes: int
     idle_s: float | None
+    loss_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +37,15 @@ class Need:
 
 
 def choose_unbinds(holders: Sequence[Holder], need: Need) -> list[Holder] | None:
-    """The idle holders to unbind, longest idle first; None if even all of them would not do: wait.
+    """The idle holders to unbind, those first whose going costs least, then the longest idle; None if even all of
+    them would not do: wait.
 
     Nothing is chosen in vain: without any one of them the need would not be met. A revision's bytes come free
     only when all its holders go. O(holders²).
     """
     if need.is_met:
         return []
-    idle = sorted((h for h in holders if h.idle_s is not None), key=lambda h: h.idle_s or 0.0, reverse=True)
+    idle = sorted((h for h in holders if h.idle_s is not None), key=lambda h: (h.loss_s, -(h.idle_s or 0.0)))
     chosen: list[Holder] = []
     for holder in idle:
         chosen.append(holder)
@@ -50,7 +55,7 @@ def choose_unbinds(holders: Sequence[Holder], need: Need) -> list[Holder] | None
 
 
 def _without_spare(holders: Sequence[Holder], chosen: list[Holder], need: Need) -> list[Holder]:
-    """Spare the most recently used first: the least likely to be missed goes."""
+    """Spare the last of them first: the least likely to be missed goes."""
     for holder in reversed(chosen[:]):
         fewer = [other for other in chosen if other is not holder]
         if _left(holders, fewer, need).is_met:

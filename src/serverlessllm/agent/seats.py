@@ -56,6 +56,16 @@ class Seats:
         return len(self._queue)
 
     @property
+    def num_together(self) -> int:
+        """Requests that the engine computes together; 0 while closed."""
+        return max(0, self._num_seats - NUM_AHEAD)
+
+    @property
+    def mean_request_s(self) -> float:
+        """How long a request held its seat, on the mean of the last ones; 0 before the first has left."""
+        return self._mean_request_s
+
+    @property
     def is_idle(self) -> bool:
         """Whether nobody sits and nobody waits."""
         return not self.num_taken and not len(self._queue)
@@ -88,9 +98,9 @@ class Seats:
         try:
             yield
         finally:
-            self._mean_request_s += _SMOOTHING * (
-                self._clock.monotonic_s() - started_s - self._mean_request_s
-            )
+            held_s = self._clock.monotonic_s() - started_s
+            known_s = self._mean_request_s or held_s
+            self._mean_request_s = known_s + _SMOOTHING * (held_s - known_s)
             self._leave()
 
     async def _take(self, priority: int, deadline_s: float) -> None:

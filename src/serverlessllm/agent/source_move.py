@@ -131,12 +131,12 @@ class SourceMove:
     async def _hand_over(self, inference: Inference) -> MigrateResult:
         await self._wait_for_clean_point(inference)
         self._prepare_ms = (time.perf_counter() - self._began_s) * 1e3
+        await inference.hold()
         if self.answer.inference is None:
             await self._give_up()
             self.side.on("end")
             return self._result("ended")
         held_s = time.perf_counter()
-        inference.hold()
         self.side.on("hand_over")
         last = self._round(inference)
         moving = Moving(

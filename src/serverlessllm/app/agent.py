@@ -44,7 +44,9 @@ async def start(config: Config, data_dir: DataDir, stack: AsyncExitStack) -> str
         engines=tuple(agent.engines),
         memory_bytes=agent.status().arena_budget_bytes,
     )
-    membership = Membership(partial(open_store, config.metadata, data_dir.path), record)
+    membership = Membership(
+        partial(open_store, config.metadata, data_dir.path), record, ttl_s=config.metadata.lease_ttl_s
+    )
     membership.start()
     stack.push_async_callback(membership.stop)
     stack.push_async_callback(drain_agent, agent, membership, config.stop_grace_s)

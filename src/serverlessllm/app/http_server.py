@@ -6,6 +6,7 @@ from __future__ import annotations
 import socket
 import ssl
 from dataclasses import dataclass
+from typing import Final
 
 from aiohttp import web
 
@@ -13,6 +14,15 @@ from serverlessllm.errors import ConfigError
 
 BACKLOG = 4096
 """aiohttp's default of 128 was measured to cost a second of TTFT at 512 connections."""
+DEAD_PEER_OPTIONS: Final = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 20_000),
+)
+"""Accepted sockets inherit these (Linux): a peer behind a cut network counts as gone after 20 to 25 s, so that its
+streams become orphans, and its requests end. One that is only slow answers the kernel's probes and stays."""
 MAX_HEADER_BYTES = 32 << 10
 
 
@@ -57,6 +67,8 @@ def _bind(host: str, port: int, *, key: str, shares_port: bool) -> socket.socket
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for level, option, value in DEAD_PEER_OPTIONS:
+        sock.setsockopt(level, option, value)
     if shares_port:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:

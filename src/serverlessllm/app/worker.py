@@ -17,6 +17,7 @@ import msgspec
 import uvloop
 
 from serverlessllm.app.http_server import address_url, listen
+from serverlessllm.app.process import settle_garbage
 from serverlessllm.config import Config
 from serverlessllm.errors import SllmError
 from serverlessllm.orchestrator.siblings import Siblings
@@ -78,6 +79,7 @@ async def _serve(place: Place, tell_fd: int) -> None:
             ingest_url = _ingest_url(place)
         siblings = Siblings(place.run_dir, place.index, place.num_workers)
         url = await start_front(config, place.secret, stack, sock, ingest_url, siblings)
+        settle_garbage()
         os.write(tell_fd, url.encode())
         os.close(tell_fd)
         await stopping.wait()

@@ -12,7 +12,7 @@ import click
 
 from serverlessllm.cli.terminal import one_line, strip_control
 from serverlessllm.sdk.start_summary import StartSummary
-from serverlessllm.sdk.stream import Chunk, Error, Progress, StreamItem, TimelineComment
+from serverlessllm.sdk.stream import Chunk, Error, Progress, Reconnecting, StreamItem, TimelineComment
 
 ERASE_LINE = "\r\x1b[2K"
 
@@ -68,7 +68,9 @@ class AnswerPrinter:
         """Show one item; nothing when silent."""
         if self._is_silent:
             return
-        if isinstance(item, Progress) and self._shows_progress:
+        if isinstance(item, Reconnecting):
+            self._note(f"{item.reason}; asking for the rest ({item.num_try} of {item.max_tries})")
+        elif isinstance(item, Progress) and self._shows_progress:
             sys.stderr.write(f"{ERASE_LINE}{click.style(one_line(item.text), dim=True)}")
             sys.stderr.flush()
             self._has_line = True
@@ -78,6 +80,13 @@ class AnswerPrinter:
             sys.stdout.write(text)
             sys.stdout.flush()
             self._needs_newline = not item.text.endswith("\n")
+
+    def _note(self, text: str) -> None:
+        """A line of its own on stderr, below what was written of the answer."""
+        self._erase()
+        newline = "\n" if self._needs_newline and self._is_terminal else ""
+        sys.stderr.write(f"{newline}{one_line(text)}\n")
+        sys.stderr.flush()
 
     def _erase(self) -> None:
         if self._has_line:

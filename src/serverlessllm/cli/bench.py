@@ -16,11 +16,16 @@ from serverlessllm.cli import exit_codes
 from serverlessllm.errors import ConfigError
 
 BENCHMARKS: Final = {
+    "agents": "agents",
+    "burst": "burst",
     "cold-start": "cold_start",
     "engine": "engine",
     "fetch": "fetch",
     "gpu-cold-start": "gpu_cold_start",
     "load": "load",
+    "migrate": "migrate",
+    "placement": "placement",
+    "proxy": "proxy",
     "stream-load": "stream_load",
 }
 
@@ -44,8 +49,8 @@ def checkout(package: Path) -> Path:
 def bench(name: str, arguments: tuple[str, ...]) -> int:
     """Run a benchmark of this checkout.
 
-    NAME is cold-start, load, fetch, stream-load, engine or gpu-cold-start; ARGUMENTS go to it (try `sllm bench fetch
-    --help`). It prints a table and, as its last line, one JSON object.
+    NAME is agents, burst, cold-start, engine, fetch, gpu-cold-start, load, migrate, placement, proxy or stream-load;
+    ARGUMENTS go to it (try `sllm bench fetch --help`). It prints a table and, as its last line, one JSON object.
     """
     root = checkout(Path(serverlessllm.__file__).parent)
     path = root / "benchmarks" / BENCHMARKS[name] / "run.py"

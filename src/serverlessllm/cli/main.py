@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "top": "top:top",
     "disk": "disk:disk",
     "node": "node:node",
+    "scheduler": "scheduler:scheduler",
     "key": "key:key",
     "metadata": "metadata:metadata",
     "request": "request:request",

@@ -14,7 +14,7 @@ from serverlessllm.cli.pull import pull
 from serverlessllm.cli.session import Session, server_options
 from serverlessllm.cli.terminal import note, print_fields, print_json, print_table
 from serverlessllm.cli.units import age_text, bytes_text, duration_text
-from serverlessllm.types import EngineKind
+from serverlessllm.types import MAX_TENSOR_PARALLEL, TENSOR_PARALLEL_OPTION, EngineKind
 
 if TYPE_CHECKING:
     from serverlessllm.sdk.calls import ModelSettings
@@ -72,10 +72,31 @@ class EngineOption(click.ParamType[tuple[str, float]]):
     "--option", "options", type=EngineOption(), multiple=True, help="For the engine; may be repeated."
 )
 @click.option(
+    "--tensor-parallel",
+    "num_ranks",
+    type=click.IntRange(1, MAX_TENSOR_PARALLEL),
+    metavar="N",
+    help="Compute it in N workers of one node together; without it, in one.",
+)
+@click.option(
     "--lazy/--now",
     "lazy",
     default=None,
     help="Fetch and convert at the first call, or now; without either, what lies elsewhere at the first call.",
+)
+@click.option(
+    "--min-replicas",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Replicas that never sleep.",
+)
+@click.option(
+    "--max-replicas",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Most replicas while its queue is long; without it one per node.",
 )
 @click.option("--no-wait", is_flag=True, help="Return at once; `sllm model show NAME` tells how far it is.")
 @server_options
@@ -87,7 +108,10 @@ def add(
     dtype: Dtype | None,
     keep_alive_s: float | None,
     options: tuple[tuple[str, float], ...],
+    num_ranks: int | None,
     lazy: bool | None,
+    min_replicas: int,
+    max_replicas: int | None,
     no_wait: bool,
 ) -> None:
     """Register SOURCE as model NAME.
@@ -101,8 +125,10 @@ def add(
         "engine": engine,
         "dtype": dtype,
         "keep_alive_s": keep_alive_s,
-        "options": dict(options),
+        "options": dict(options) | ({} if num_ranks is None else {TENSOR_PARALLEL_OPTION: float(num_ranks)}),
         "lazy": lazy,
+        "min_replicas": min_replicas,
+        "max_replicas": max_replicas,
     }
     with session.client() as client:
         view = _register(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from serverlessllm.cli import exit_codes
+from serverlessllm.cli.decision_text import why
 from serverlessllm.cli.moves import migrate_request
 from serverlessllm.cli.session import Session, server_options
 from serverlessllm.cli.terminal import print_fields, print_json, print_table, show
@@ -139,8 +140,7 @@ def _hop(hop: Hop) -> str:
 
 
 def _print_decision(what: str, decision: PlacementDecision) -> None:
-    chance = f", by a {decision.probability:.0%} chance among ties" if decision.probability < 1 else ""
-    click.echo(f"{what} {decision.picked or 'no agent'}{chance}")
+    click.echo(f"{what} {decision.picked or 'no agent'}: {why(decision)}")
     print_table(
         ("AGENT", "DEVICES", "SCORE", "TERMS"),
         (

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from serverlessllm.wire.standby import BlocksTaken, Extend, PutBlocks, Standing, TakeBlocks
@@ -48,11 +49,14 @@ class Weights:
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
     """Bounds of one replica. `max_model_len_tokens` 0 takes the model's own context length, `kv_cache_bytes` 0 a
-    share of the machine's memory."""
+    share of the machine's memory. `packs_weights`: an engine may keep a copy of them in the order that its kernels
+    read, made after the bind.
+    """
 
     max_num_seqs: int
     max_model_len_tokens: int
     kv_cache_bytes: int = 0
+    packs_weights: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,3 +203,24 @@ class EngineFactory(Protocol):
 
     def __call__(self, dtype: str, num_threads: int, device: str = "cpu", arena_path: str = "") -> Engine:
         """`arena_path` is what an engine on a GPU may page-lock; empty: nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankSeat:
+    """One of `world_size` workers that compute a model together; they meet in `directory`, the slot's own."""
+
+    rank: int
+    world_size: int
+    directory: Path
+
+
+class RankEngine(
+    Engine, BlockReporter, GrammarEngine, FailureReporter, EmbeddingEngine, AdapterEngine, Protocol
+):
+    """What computes one rank's part. Every rank gets the same calls in the same order; rank 0 samples for all."""
+
+
+class RankFactory(Protocol):
+    """Makes one rank's engine in its worker, after the fork; returns once all ranks have met."""
+
+    def __call__(self, dtype: str, num_threads: int, seat: RankSeat) -> RankEngine: ...

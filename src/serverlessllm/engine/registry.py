@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, cast
 
-from serverlessllm.engine.base import EngineFactory
+from serverlessllm.engine.base import EngineFactory, RankFactory
 from serverlessllm.errors import ConfigError
-from serverlessllm.types import EngineKind
+from serverlessllm.types import TENSOR_PARALLEL_OPTION, EngineKind
 
 DtypeChoice = Callable[[int], str]
 """(num_threads) → the compute dtype that this machine runs faster. Runs kernels: not for a zygote."""
@@ -22,10 +22,11 @@ class EngineSpec:
 
     `dtype_choice` is None where all dtypes cost the same; `distribution` is the installed package whose
     version decides how fast a dtype is. `auto_dtype` is what `dtype: auto` means without a choice. `devices`: whether
-    it computes on one, and so on a GPU too.
+    it computes on one, and so on a GPU too. `rank_factory` makes one rank of several, if it has tensor parallelism.
     """
 
     factory: str
+    rank_factory: str | None = None
     devices: bool = False
     dtype_choice: str | None = None
     distribution: str = "serverlessllm"
@@ -35,6 +36,7 @@ class EngineSpec:
 ENGINES: Final[Mapping[EngineKind, EngineSpec]] = {
     "torch": EngineSpec(
         factory="serverlessllm.engine.llama.engine:create",
+        rank_factory="serverlessllm.engine.llama.engine:create_rank",
         dtype_choice="serverlessllm.engine.llama.dtype_choice:choose_dtype",
         distribution="torch",
         devices=True,
@@ -55,6 +57,19 @@ def engine_kind(name: str) -> EngineKind:
 def load_factory(kind: EngineKind) -> EngineFactory:
     """Import the engine of `kind` and return its factory. Raises ConfigError when it is not installed."""
     return cast(EngineFactory, _load(kind, ENGINES[kind].factory))
+
+
+def num_ranks(kind: EngineKind, options: Mapping[str, float]) -> int:
+    """Workers that compute one model together; 1 for kinds that see to it themselves, or cannot."""
+    return int(options.get(TENSOR_PARALLEL_OPTION, 1)) if ENGINES[kind].rank_factory is not None else 1
+
+
+def load_rank_factory(kind: EngineKind) -> RankFactory:
+    """As `load_factory`, for one rank of several. Raises ConfigError also for a kind without tensor parallelism."""
+    path = ENGINES[kind].rank_factory
+    if path is None:
+        raise ConfigError(f"engine {kind!r} computes in one worker only", param=TENSOR_PARALLEL_OPTION)
+    return cast(RankFactory, _load(kind, path))
 
 
 def load_dtype_choice(kind: EngineKind) -> DtypeChoice | None:

@@ -41,17 +41,17 @@ class SlotPool:
                 shutil.rmtree(stale, ignore_errors=True)
             pool.start()
 
-    async def acquire(self, kind: EngineKind) -> Slot:
+    async def acquire(self, kind: EngineKind, world_size: int = 1) -> Slot:
         """A primed slot: at once if one waits, else as soon as one was forked. It is yours until `discard`.
 
-        Raises: EngineError when none can be made, ConfigError for a kind that this pool does not run,
+        Raises: EngineError when none can be made, ConfigError for a kind or a number of ranks that cannot be here,
         ShuttingDownError after `stop`.
         """
         if kind not in self._kinds:
             raise ConfigError(
                 f"engine {kind!r} is not enabled on this node; enabled: {', '.join(self._kinds)}"
             )
-        return await self._kinds[kind].acquire()
+        return await self._kinds[kind].acquire(world_size)
 
     async def discard(self, slot: Slot) -> None:
         """End a slot's worker; returns when its process, its pin and its files are gone. Idempotent."""

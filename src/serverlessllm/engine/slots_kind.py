@@ -1,31 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The primed slots of one engine kind, and who waits for one. Knows no processes (slots_maker.py does).
+"""The slots of one engine kind: one maker, and a pool for each number of ranks. Knows no processes.
 
-`acquire` takes a primed slot at once, or waits for the next to be made; as many are made as callers wait. After
-an `acquire` the pool is filled up again, but not at the expense of the request that just took a slot: it lets
-`REPLENISH_DELAY_S` pass, again while any slot still binds or computes a first id, at most
-`MAX_REPLENISH_DELAYS` times. Callers that wait never wait for that.
+Single workers and the groups of `engine.tensor_parallel` wait primed from the start; groups of another size are made
+when one is first asked for, and wait from then on.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from serverlessllm.config import EngineConfig
+from serverlessllm.engine.registry import ENGINES
 from serverlessllm.engine.slot import Slot
 from serverlessllm.engine.slots_maker import SlotMaker
-from serverlessllm.errors import EngineError, ShuttingDownError
-from serverlessllm.types import EngineKind
-
-REPLENISH_DELAY_S: Final = 0.25
-MAX_REPLENISH_DELAYS: Final = 20
-
-_log = logging.getLogger(__name__)
+from serverlessllm.engine.slots_size import SizePool
+from serverlessllm.errors import ConfigError, EngineError
+from serverlessllm.types import TENSOR_PARALLEL_OPTION, EngineKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,152 +38,83 @@ class KindPool:
     def __init__(
         self, kind: EngineKind, run_dir: Path, config: EngineConfig, arena_path: Path | None = None
     ) -> None:
-        self._num_wanted = config.slots
+        self._kind = kind
+        self._config = config
         self._maker = SlotMaker(kind, run_dir, config, self, arena_path)
-        self._primed: deque[Slot] = deque()
-        self._bound: dict[str, Slot] = {}
-        self._waiters: deque[asyncio.Future[Slot]] = deque()
-        self._births: set[asyncio.Task[None]] = set()
-        self._num_births = 0
-        self._replenishing: asyncio.Task[None] | None = None
-        self._is_full = asyncio.Event()
+        self._sizes = {1: SizePool(self._maker, 1, config.slots)}
+        if config.tensor_parallel > 1 and self._has_groups:
+            self._sizes[config.tensor_parallel] = SizePool(self._maker, config.tensor_parallel, config.slots)
         self._is_stopping = False
 
     def start(self) -> None:
-        """Start the zygote and fill the pool, in the background."""
+        """Start the zygote and fill the pools, in the background."""
         self._maker.start()
 
     async def stop(self) -> None:
         """End everything; callers that wait get ShuttingDownError."""
         self._is_stopping = True
-        if self._replenishing is not None:
-            self._replenishing.cancel()
-        while self._waiters:
-            self._fail_waiter(ShuttingDownError("the agent is stopping", source="agent"))
+        for pool in self._sizes.values():
+            pool.close()
         await self._maker.stop()
-        await asyncio.gather(*self._births)
+        for pool in self._sizes.values():
+            await pool.closed()
 
-    async def acquire(self) -> Slot:
-        """A primed slot, yours until `discard`. Raises EngineError when none can be made, ShuttingDownError."""
-        if self._is_stopping:
-            raise ShuttingDownError("the agent is stopping", source="agent")
-        while self._primed:
-            slot = self._primed.popleft()
-            if slot.is_alive and self._maker.is_ready:
-                return self._take(slot)
-        waiter: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        self._fill()
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self._give_back(waiter.result())
-            raise
-        finally:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
+    async def acquire(self, world_size: int = 1) -> Slot:
+        """A primed slot of `world_size` ranks, yours until `discard`.
+
+        Raises: EngineError when none can be made, ConfigError for ranks that cannot be here, ShuttingDownError.
+        """
+        pool = self._sizes.get(world_size)
+        if pool is None:
+            self._check_size(world_size)
+            pool = self._sizes[world_size] = SizePool(self._maker, world_size, self._config.slots)
+            if self._is_stopping:
+                pool.close()
+        return await pool.acquire()
 
     async def discard(self, slot: Slot) -> None:
-        """End a slot's worker; returns when it is gone. Idempotent."""
+        """End a slot's workers; returns when they are gone. Idempotent."""
         await self._maker.end(slot)
 
     async def primed(self) -> None:
-        """Wait until as many slots wait as are configured."""
-        await self._is_full.wait()
+        """Wait until as many slots of each size wait as are configured."""
+        await asyncio.gather(*(pool.primed() for pool in self._sizes.values()))
 
     def state(self) -> KindState:
-        """Counts of this moment."""
+        """Counts of this moment, over all sizes: a group counts once."""
+        pools = self._sizes.values()
         return KindState(
             zygote_pid=self._maker.zygote_pid,
             dtype=self._maker.dtype,
-            num_primed=len(self._primed),
-            num_priming=self._num_births,
-            num_bound=len(self._bound),
+            num_primed=sum(pool.num_primed for pool in pools),
+            num_priming=sum(pool.num_priming for pool in pools),
+            num_bound=sum(pool.num_bound for pool in pools),
             num_restarts=self._maker.num_restarts,
         )
 
     def on_ready(self) -> None:
         """See PoolEvents."""
-        self._fill()
+        for pool in self._sizes.values():
+            pool.on_ready()
 
     def on_failed(self, error: EngineError) -> None:
-        """See PoolEvents: nobody waits through restarts of an engine that cannot start."""
-        while self._waiters:
-            self._fail_waiter(error)
+        """See PoolEvents."""
+        for pool in self._sizes.values():
+            pool.on_failed(error)
 
     def on_gone(self, slot_id: str) -> None:
         """See PoolEvents."""
-        self._bound.pop(slot_id, None)
-        self._primed = deque(slot for slot in self._primed if slot.slot_id != slot_id)
-        self._replenish_later()
+        for pool in self._sizes.values():
+            pool.on_gone(slot_id)
 
-    def _take(self, slot: Slot) -> Slot:
-        self._bound[slot.slot_id] = slot
-        self._replenish_later()
-        return slot
+    @property
+    def _has_groups(self) -> bool:
+        return ENGINES[self._kind].rank_factory is not None and self._config.device == "cpu"
 
-    def _give_back(self, slot: Slot) -> None:
-        """The caller left at the very moment it was served; the slot is as good as new."""
-        del self._bound[slot.slot_id]
-        self._hand_over(slot)
-
-    def _hand_over(self, slot: Slot) -> None:
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(self._take(slot))
-                return
-        self._primed.append(slot)
-        self._note_fullness()
-
-    def _note_fullness(self) -> None:
-        if len(self._primed) >= self._num_wanted:
-            self._is_full.set()
-        else:
-            self._is_full.clear()
-
-    def _fail_waiter(self, error: EngineError | ShuttingDownError) -> None:
-        waiter = self._waiters.popleft()
-        if not waiter.done():
-            waiter.set_exception(type(error)(error.message, source=error.source))
-
-    def _fill(self) -> None:
-        """Start as many births as callers wait and, unless held back, as the pool lacks."""
-        self._note_fullness()
-        if self._is_stopping or not self._maker.is_ready:
-            return
-        num_spare = 0 if self._replenishing is not None else self._num_wanted
-        num_missing = len(self._waiters) + num_spare - len(self._primed) - self._num_births
-        for _ in range(num_missing):
-            self._num_births += 1
-            birth = asyncio.create_task(self._birth())
-            self._births.add(birth)
-            birth.add_done_callback(self._births.discard)
-
-    async def _birth(self) -> None:
-        try:
-            slot = await self._maker.make()
-        except EngineError as error:
-            self._num_births -= 1
-            if self._waiters and self._maker.is_ready:
-                self._fail_waiter(error)
-            elif self._maker.is_ready:
-                _log.error("%s", error)
-            self._replenish_later()
-        else:
-            self._num_births -= 1
-            self._hand_over(slot)
-
-    def _replenish_later(self) -> None:
-        self._note_fullness()
-        if self._replenishing is None and not self._is_stopping:
-            self._replenishing = asyncio.create_task(self._replenish())
-
-    async def _replenish(self) -> None:
-        for _ in range(MAX_REPLENISH_DELAYS):
-            await asyncio.sleep(REPLENISH_DELAY_S)
-            if not any(slot.is_waking for slot in self._bound.values()):
-                break
-        self._replenishing = None
-        self._fill()
+    def _check_size(self, world_size: int) -> None:
+        if not self._has_groups:
+            where = f"engine {self._kind!r} on {self._config.device}"
+            raise ConfigError(
+                f"{where} computes a model in one worker, not in {world_size}; register it with --tensor-parallel 1",
+                param=TENSOR_PARALLEL_OPTION,
+            )

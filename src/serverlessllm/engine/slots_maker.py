@@ -120,8 +120,8 @@ class SlotMaker:
             await asyncio.gather(self._supervision, return_exceptions=True)
         self._log_path.unlink(missing_ok=True)
 
-    async def make(self) -> Slot:
-        """Fork a worker and wait until it is primed. Raises EngineError with the end of its log."""
+    async def make(self, world_size: int = 1) -> Slot:
+        """Fork a worker, or a group of them, and wait until it is primed. Raises: EngineError with its last words."""
         zygote = self._zygote
         if zygote is None or self.dtype is None:
             raise EngineError(f"the {self.kind} zygote is not running", source="agent")
@@ -130,7 +130,7 @@ class SlotMaker:
         self._lives[slot_id] = life
         try:
             life.make_directory()
-            pid = await zygote.fork(self._fork(slot_id, life.directory, self.dtype))
+            pid = await zygote.fork(self._fork(slot_id, life.directory, self.dtype, world_size))
         except EngineError:
             self._bury(slot_id)
             raise
@@ -144,8 +144,9 @@ class SlotMaker:
             raise EngineError(f"no {self.kind} worker could be made: {detail}") from error
         return life.slot
 
-    def _fork(self, slot_id: str, directory: Path, dtype: str) -> Fork:
-        return Fork(slot_id, str(directory), dtype, self._num_threads, self._device, self._arena_path)
+    def _fork(self, slot_id: str, directory: Path, dtype: str, world_size: int) -> Fork:
+        num_threads = max(1, self._num_threads // world_size)
+        return Fork(slot_id, str(directory), dtype, num_threads, self._device, self._arena_path, world_size)
 
     async def end(self, slot: Slot) -> None:
         """Kill a worker; returns when its process, its pin on the arena and its files are gone. Idempotent."""

@@ -27,33 +27,29 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from serverlessllm.arena.mapping import map_extents
 from serverlessllm.engine.base import (
     AdapterEngine,
     BlockCopier,
     BlockReporter,
     EmbeddingEngine,
     Engine,
-    EngineLimits,
     FailureReporter,
     GrammarEngine,
-    RegionFile,
     StandbyEngine,
     StreamingEngine,
     Weights,
 )
+from serverlessllm.engine.binding import bind, map_region
 from serverlessllm.engine.worker_connection import AgentConnection, AgentGoneError
-from serverlessllm.errors import EngineError, SllmError, UnsupportedFieldError, WireError
+from serverlessllm.errors import SllmError, UnsupportedFieldError, WireError
 from serverlessllm.wire import WIRE_VERSION
 from serverlessllm.wire.standby import BlocksPut, BlocksTaken, Extend, PutBlocks, TakeBlocks
 from serverlessllm.wire.worker import (
     AdapterLoaded,
     Arrived,
     Attach,
-    Attached,
     Blocks,
     Cancel,
     Early,
@@ -248,7 +244,7 @@ class Worker:
                 raise UnsupportedFieldError(
                     f"model: the {self._engine.name} engine runs no adapters", param="model"
                 )
-            region = _map_region(self._region_fd, message.extents)
+            region = map_region(self._region_fd, message.extents)
             self._engine.load_adapter(message.adapter, Weights(region, message.layout))
         except SllmError as error:
             self._connection.send(Failed(error.message, error.code, message.adapter, error.param))
@@ -269,46 +265,10 @@ class Worker:
     def _attach(self, attach: Attach, descriptor: int | None) -> None:
         self._region_fd = descriptor
         try:
-            attached = self._bind(attach)
+            attached = bind(self._engine, attach, descriptor)
         except SllmError as error:
             self._is_running = False
             self._connection.send(Failed(error.message, error.code))
         else:
             self._is_attached = True
             self._connection.send(attached)
-
-    def _bind(self, attach: Attach) -> Attached:
-        started_s = time.perf_counter()
-        region = _map_region(self._region_fd, attach.extents)
-        mapped_s = time.perf_counter()
-        report = self._engine.attach_weights(
-            Weights(region, attach.layout, attach.shards, attach.num_ready, self._region_file(attach)),
-            EngineLimits(attach.max_num_seqs, attach.max_model_len_tokens, attach.kv_cache_bytes),
-            attach.options,
-        )
-        return Attached(
-            map_ms=(mapped_s - started_s) * 1e3,
-            bind_ms=(time.perf_counter() - mapped_s) * 1e3,
-            max_model_len_tokens=report.max_model_len_tokens,
-            copied_bytes=report.copied_bytes,
-            block_tokens=report.block_tokens,
-        )
-
-    def _region_file(self, attach: Attach) -> RegionFile | None:
-        if self._region_fd is None or not attach.extents:
-            return None
-        return RegionFile(self._region_fd, attach.extents)
-
-
-def _map_region(region_fd: int | None, extents: Sequence[tuple[int, int]]) -> memoryview:
-    """The attached bytes, read-only; empty without extents. The mapping lives as long as any view of it."""
-    if not extents:
-        return memoryview(b"")
-    if region_fd is None:
-        raise EngineError("the attach names extents but brought no descriptor of the arena")
-    try:
-        # Not populated ahead: for 256 MiB that costs what the faults cost (1 ms in 2 MiB pages, 26 ms in 4 KiB
-        # ones), and the faults of a first prompt are spread over the compute threads.
-        return map_extents(region_fd, extents, writable=False).view
-    except (OSError, ValueError) as error:
-        raise EngineError(f"cannot map {len(extents)} extents of the arena: {error}") from error

@@ -6,7 +6,7 @@ Knows what regions cost to bring back and how much they matter; not what is in t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 
 from serverlessllm.arena.arena import Arena
 from serverlessllm.arena.region import ArenaEntry, Region
@@ -32,10 +32,15 @@ class DramRoom:
         self._busy = busy
         self._restore_rate = restore_rate
         self._priorities: dict[str, int] = {}
+        self._losses_s: dict[str, float] = {}
 
     def note_priority(self, revision: str, priority: int) -> None:
         """How much the last caller of a revision matters; in force while its region is here."""
         self._priorities[revision] = priority
+
+    def note_losses(self, losses_s: Mapping[str, float]) -> None:
+        """What callers would lose by each revision's going; in force until told anew."""
+        self._losses_s.update(losses_s)
 
     def make(self, revision: str, nbytes: int) -> Region:
         """A loading region. No await: nothing else can take the room meanwhile.
@@ -52,6 +57,7 @@ class DramRoom:
             for victim in victims:
                 self._arena.release(victim)
                 self._priorities.pop(victim, None)
+                self._losses_s.pop(victim, None)
             return self._arena.allocate(revision, nbytes)
 
     def _candidates(self) -> list[EvictionCandidate]:
@@ -64,6 +70,7 @@ class DramRoom:
                 idle_s=max(0.0, now_s - entry.last_used_s),
                 is_evictable=not self._is_held(entry),
                 priority=weight_of(self._priorities.get(entry.revision, 0)),
+                loss_s=self._losses_s.get(entry.revision),
             )
             for entry in self._arena.entries()
         ]

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which regions to give up for room. Pure: no clock, no I/O; knows sizes, ages and costs, not the arena.
 
-The value of keeping a region is the time that a call would lose without it, times how likely that call is:
+The value of keeping a region is the time that a call would lose without it, times how likely that call is. Placement,
+which sees every call, tells it with each load (`loss_s`); where it did not:
 
     value = restore_s · priority · 2^(−idle_s / HALF_LIFE_S)
 
@@ -21,7 +22,10 @@ HALF_LIFE_S: Final = 600.0
 
 @dataclass(frozen=True, slots=True)
 class EvictionCandidate:
-    """`held_bytes` > 0 are what releasing frees; `restore_s` is the time to bring the region back."""
+    """`held_bytes` > 0 are what releasing frees; `restore_s` is the time to bring the region back.
+
+    `loss_s`: what callers will lose, by who sees all of them; None: nobody told.
+    """
 
     revision: str
     held_bytes: int
@@ -29,10 +33,13 @@ class EvictionCandidate:
     idle_s: float
     is_evictable: bool = True
     priority: float = 1.0
+    loss_s: float | None = None
 
 
 def value_per_byte(candidate: EvictionCandidate) -> float:
     """Expected seconds lost per byte freed."""
+    if candidate.loss_s is not None:
+        return float(candidate.loss_s * candidate.priority / candidate.held_bytes)
     likelihood = 2.0 ** (-candidate.idle_s / HALF_LIFE_S)
     return float(candidate.restore_s * candidate.priority * likelihood / candidate.held_bytes)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from serverlessllm.arena.arena import Arena
@@ -22,6 +22,7 @@ from serverlessllm.errors import CorruptDataError, NotFoundError, ShuttingDownEr
 from serverlessllm.loader.adopted import is_region_right
 from serverlessllm.loader.bandwidth import BandwidthEstimate, BandwidthMeter
 from serverlessllm.loader.disk.local_copy import SourceOpener
+from serverlessllm.loader.disk.pace import DiskPace, PacedFileSource
 from serverlessllm.loader.disk.tier import NvmeTier
 from serverlessllm.loader.disk.trust import DiskTrust
 from serverlessllm.loader.dram_room import DramRoom
@@ -92,7 +93,7 @@ class Loader:
             meter=self._meter,
             trust=DiskTrust(config.verify),
             room=self._room,
-            open_source=open_source or (lambda path: FileSource(path, direct_io=io.direct_io)),
+            open_source=open_source or _opener(config, io.direct_io, clock),
             open_origin=open_origin,
             fetch_shares=FetchShares(num_fetch_workers),
             copies=threading.BoundedSemaphore(MAX_COPIES),
@@ -149,6 +150,10 @@ class Loader:
             if report is not None:
                 return report
         raise ShuttingDownError("the loader is closed", source="agent")
+
+    def note_losses(self, losses_s: Mapping[str, float]) -> None:
+        """What callers would lose in expected seconds by each revision's leaving DRAM, as far as placement knows."""
+        self._room.note_losses(losses_s)
 
     async def manifest(self, revision: str, directory: Path, origins: Sequence[str]) -> Artifact:
         """The artifact without its weights, which lie in `directory` or will: for a load from `origins`.
@@ -312,6 +317,14 @@ class Loader:
         """Bytes/s at which a revision would come back: from disk while a copy is there, else from its origin."""
         is_here = self._nvme.artifact_path(revision).is_dir()
         return self._meter.estimate("nvme" if is_here else "remote").mean_bytes_per_s
+
+
+def _opener(config: LoaderConfig, direct_io: str, clock: Clock) -> SourceOpener:
+    """How files on the node's disk are opened: at their full speed, or at the configured one."""
+    if not config.max_disk_bytes_per_s:
+        return lambda path: FileSource(path, direct_io=direct_io)
+    pace = DiskPace(config.max_disk_bytes_per_s, clock)
+    return lambda path: PacedFileSource(path, pace, direct_io=direct_io)
 
 
 def hit(region: Region, seconds: float) -> LoadReport:

@@ -14,6 +14,7 @@ import msgspec
 from serverlessllm.metadata.store import Entry, UnreadableStoreError
 from serverlessllm.types import DEFAULT_TENANT, EngineKind, ReplicaState, Role
 from serverlessllm.wire.admin import ModelState
+from serverlessllm.wire.scheduler import ScoreWeights
 
 
 class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,7 +24,8 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
     further places that hold the same artifact (`s3://bucket/prefix/<revision>`), for nodes that lack bytes of it.
     `source` is what the operator registered, `resolved` what it meant when it was fetched (a branch became a
     commit), `dtype` what the weights were rounded to (None: kept), `job_id` the ingest job that is or was under
-    way. `keep_alive_s` None takes the server's; `options` go to the engine as they are.
+    way. `keep_alive_s` None takes the server's; `options` go to the engine as they are. `min_replicas` stay awake;
+    `max_replicas` None: one per node.
     """
 
     name: str
@@ -41,6 +43,8 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
     options: dict[str, float] = {}
     error: str | None = None
     job_id: str | None = None
+    min_replicas: int = 0
+    max_replicas: int | None = None
 
 
 class PlacementRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +106,14 @@ class DrainRecord(msgspec.Struct, frozen=True, kw_only=True):
     is_leaving: bool = False
 
 
-Record = ModelRecord | PlacementRecord | KeyRecord | AgentRecord | DrainRecord
+class WeightsRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`scheduler/weights`: how much each term of a placement's score counts, for all orchestrators."""
+
+    weights: ScoreWeights
+    changed_at_s: float
+
+
+Record = ModelRecord | PlacementRecord | KeyRecord | AgentRecord | DrainRecord | WeightsRecord
 _Record = TypeVar("_Record", bound=Record)
 
 _encoder = msgspec.json.Encoder(order="deterministic")

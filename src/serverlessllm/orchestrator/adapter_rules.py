@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from serverlessllm.errors import ConflictError, InvalidRequestError, ModelNotFoundError
 from serverlessllm.metadata.records import ModelRecord
+from serverlessllm.orchestrator.rank_rules import num_ranks
 from serverlessllm.types import base_name
 from serverlessllm.wire.admin import AddModel
 
@@ -25,6 +26,11 @@ def check_addition(request: AddModel, base: ModelRecord | None) -> None:
         )
     if base.engine != "torch" or request.engine != "torch":
         raise InvalidRequestError("engine: only the torch engine runs adapters", param="engine")
+    if num_ranks(base.options) > 1:
+        raise InvalidRequestError(
+            f"name: model {name!r} has tensor parallelism, which runs no adapters; add the base again without it",
+            param="name",
+        )
     if request.lazy:
         raise InvalidRequestError("lazy: adapters are small and fetched at once", param="lazy")
 

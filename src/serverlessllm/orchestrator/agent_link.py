@@ -13,18 +13,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from contextlib import aclosing
 from typing import Final, Protocol
 
 from serverlessllm.clock import Clock
 from serverlessllm.config import TlsConfig
-from serverlessllm.errors import CertificateError, SllmError
+from serverlessllm.errors import CertificateError, WireError, WireVersionError
 from serverlessllm.orchestrator.agent_state import AgentState
 from serverlessllm.orchestrator.breaker import Breaker
+from serverlessllm.orchestrator.event_feed import EventFeed
 from serverlessllm.orchestrator.upstream import Upstream
 from serverlessllm.sdk.agent import SILENCE_S, AgentClient
 from serverlessllm.sdk.tls import ClientTls
-from serverlessllm.wire import WIRE_VERSION, is_compatible
+from serverlessllm.wire import is_compatible, refusal
 from serverlessllm.wire.events import AgentEvent, Snapshot
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,7 @@ class AgentLink:
         self.address = address
         self.client = AgentClient(address, secret, tls)
         self.upstream = Upstream(address, tls)
+        self._feed = EventFeed(address, secret, tls.context(address))
         self.state = AgentState()
         self.is_alive = False
         self.lost = asyncio.Event()
@@ -87,23 +88,27 @@ class AgentLink:
         """Follow the event stream; reconnect with backoff, the first time at once."""
         backoff_s = 0.0
         while True:
-            try:
-                async with aclosing(self.client.events(self._seq)) as events:
-                    async for seq, event in events:
-                        backoff_s = 0.0
-                        self._take(seq, event)
-            except SllmError as error:
-                log.debug("agent %s: %s", self.address, error.message)
-                if isinstance(error, CertificateError) and self.problem != error.message:
-                    self.problem = error.message
-                    log.error("agent %s", error.message)
-                if backoff_s or self.silent_s >= SILENCE_S:
-                    self.give_up(error.message)
-            except Exception:
-                log.exception("agent %s: an event was not understood", self.address)
-                self.give_up("its events are not understood")
+            before_s = self._heard_s
+            error = await self._feed.follow(self._seq, self._take_safely)
+            if self._heard_s != before_s:
+                backoff_s = 0.0
+            log.debug("agent %s: %s", self.address, error.message)
+            if isinstance(error, CertificateError | WireVersionError) and self.problem != error.message:
+                self.problem = error.message
+                log.error("agent %s", error.message)
+            if backoff_s or self.silent_s >= SILENCE_S:
+                self.give_up(error.message)
             await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
             backoff_s = min(MAX_BACKOFF_S, max(FIRST_BACKOFF_S, 2 * backoff_s))
+
+    def _take_safely(self, seq: int, event: AgentEvent) -> None:
+        """Raises WireError for an event that trips us up: the stream begins anew."""
+        try:
+            self._take(seq, event)
+        except Exception as error:
+            log.exception("agent %s: an event was not understood", self.address)
+            self.give_up("its events are not understood")
+            raise WireError(f"agent {self.address}: an event was not understood", source="agent") from error
 
     def _take(self, seq: int, event: AgentEvent) -> None:
         if isinstance(event, Snapshot):
@@ -127,7 +132,7 @@ class AgentLink:
         self._observer.agent_changed(self, event)
 
     def _refuse(self, version: int) -> None:
-        self.problem = f"it speaks wire version {version}, we {WIRE_VERSION}; upgrade the older one"
+        self.problem = refusal(version)
         log.error("agent %s: %s", self.address, self.problem)
         self.give_up(self.problem)
 

@@ -42,12 +42,20 @@ class AgentState:
         self.kv: dict[tuple[str, str], set[int]] = {}
 
     @property
+    def used_bytes(self) -> int:
+        """Of the arena, as of the last event."""
+        return self._used_bytes
+
+    @property
     def base(self) -> AgentStatus | None:
         """The last snapshot's own fields (identity, engines, budget); its lists are out of date."""
         return self._base
 
     def apply(self, event: AgentEvent) -> None:
         """Take one event. Deltas before the first snapshot are harmless: the snapshot replaces everything."""
+        if type(event) is KvChanged:  # by far the most frequent
+            self._take_chunks(event)
+            return
         match event:
             case Snapshot(status=status, kv=kv):
                 self._take_snapshot(status)
@@ -74,8 +82,6 @@ class AgentState:
                 self.loads.pop((model, revision), None)
             case BandwidthChanged(bandwidth=bandwidth):
                 self.bandwidths[bandwidth.tier, bandwidth.source] = bandwidth
-            case KvChanged():
-                self._take_chunks(event)
             case _:
                 pass  # a heartbeat changes nothing
 

@@ -22,7 +22,17 @@ from serverlessllm.orchestrator.admission import TENANT, too_large
 from serverlessllm.orchestrator.app_key import ORCHESTRATOR
 from serverlessllm.orchestrator.orchestrator import Orchestrator
 from serverlessllm.orchestrator.replies import error_reply
-from serverlessllm.orchestrator.routes import agents, console, disk, health, keys, models, openai, requests
+from serverlessllm.orchestrator.routes import (
+    agents,
+    console,
+    disk,
+    health,
+    keys,
+    models,
+    openai,
+    requests,
+    scheduler,
+)
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +43,7 @@ def create_app(orchestrator: Orchestrator) -> web.Application:
     """The application of one orchestrator, which its owner starts and stops."""
     app = web.Application(middlewares=[gate], client_max_size=orchestrator.config.max_body_bytes)
     app[ORCHESTRATOR] = orchestrator
-    for part in (openai, models, agents, disk, requests, keys, health, console):
+    for part in (openai, models, agents, disk, requests, scheduler, keys, health, console):
         part.add_routes(app.router)
     app.on_shutdown.append(_begin_stop)
     return app

@@ -7,6 +7,7 @@ from serverlessllm.errors import SllmError
 from serverlessllm.metadata.records import ModelRecord
 from serverlessllm.orchestrator.exchange import Exchange
 from serverlessllm.orchestrator.prompt import Prompt
+from serverlessllm.orchestrator.reattach import FoundRun
 from serverlessllm.orchestrator.replicas import Replica
 from serverlessllm.orchestrator.stream_record import StreamRecord
 from serverlessllm.wire.embeddings import EmbeddingRequest
@@ -35,7 +36,8 @@ class Call:
 
     `replica` is the one that it runs at, or ran last.
 
-    `failed` are agents that failed it, one entry per failure; `num_cuts` counts the breaks of its stream.
+    `failed` are agents that failed it, one entry per failure; `num_cuts` counts the breaks of its stream. A client
+    that came back has all up to `last_seq` already.
     """
 
     def __init__(
@@ -60,11 +62,21 @@ class Call:
         self.replica: Replica | None = None
         self.failed: list[str] = []
         self.num_cuts = 0
+        self.last_seq = 0
+        self.created_s = int(exchange.timeline.arrived_s)
         self.cut: SllmError | None = None
         self.stream: StreamRecord | None = None
         self.with_usage = not isinstance(parsed, EmbeddingRequest) and parsed.include_usage
         if not isinstance(parsed, EmbeddingRequest) and parsed.is_stream:
             self.stream = StreamRecord(parsed.num_choices)
+
+    def rejoin(self, found: FoundRun, last_seq: int) -> None:
+        """Go on as the request whose run was found; its client has all up to `last_seq`."""
+        self.seed, self.hop, self.created_s = found.run.seed, found.run.hop, found.created_s
+        self.last_seq = last_seq
+        if self.stream is not None and not found.is_whole:
+            self.stream.seq = last_seq
+            self.stream.is_partial = True
 
     @property
     def run(self) -> RunName:

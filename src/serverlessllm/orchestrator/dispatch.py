@@ -21,6 +21,7 @@ from aiohttp import web
 from serverlessllm.clock import Clock
 from serverlessllm.config import OrchestratorConfig
 from serverlessllm.errors import (
+    AnswerGoneError,
     CannotResumeError,
     QueueFullError,
     ReplicaGoneError,
@@ -38,6 +39,7 @@ from serverlessllm.orchestrator.call import Call, Moved, TryAgain
 from serverlessllm.orchestrator.handover import Handovers
 from serverlessllm.orchestrator.holding import Holding
 from serverlessllm.orchestrator.infer_head import InferHead
+from serverlessllm.orchestrator.reattach import FoundRun, Reattach
 from serverlessllm.orchestrator.relay import Relay
 from serverlessllm.orchestrator.replicas import Replica, ReplicaTable
 from serverlessllm.orchestrator.request_metrics import RequestMetrics
@@ -47,6 +49,7 @@ from serverlessllm.orchestrator.stream_record import StreamRecord
 from serverlessllm.orchestrator.upstream import JSON, UpstreamResponse
 from serverlessllm.wire import sse
 from serverlessllm.wire.resume import CONTENT_TYPE, encode_resume
+from serverlessllm.wire.run_name import RunName
 
 RETRY_PAUSE_S: Final = 0.05
 MAX_PAUSE_S: Final = 2.0
@@ -67,12 +70,12 @@ class Dispatch:
 
     def __init__(
         self,
+        agents: Agents,
         routing: Routing,
         table: ReplicaTable,
         holding: Holding,
         breakers: Breakers,
         metrics: RequestMetrics,
-        agents: Agents,
         config: OrchestratorConfig,
         secret: str,
         clock: Clock,
@@ -86,20 +89,40 @@ class Dispatch:
         self._head = InferHead(secret)
         self._clock = clock
         self.runs = Runs(self._head)
+        self._reattach = Reattach(agents, table, self.runs)
         self._handovers = Handovers(agents, table, self.runs, metrics)
 
-    async def answer(self, call: Call) -> web.StreamResponse:
-        """The whole answer. Raises the error that ended it."""
+    async def rejoin(self, call: Call, last_seq: int) -> web.StreamResponse:
+        """What follows `last_seq` of an answer whose client lost it together with another orchestrator.
+
+        A client that has nothing of it yet may be answered anew. Raises as `Reattach.find`, AnswerGoneError, and the
+        error that ended it.
+        """
+        any_run = RunName(call.timeline.tenant, call.timeline.request_id)
+        found = await self._reattach.find(call.record, any_run, last_seq)
+        if found is not None:
+            call.rejoin(found, last_seq)
+            call.timeline.agent_id = found.replica.link.agent_id
+            self._metrics.rejoined(call.timeline, last_seq)
+        elif last_seq:
+            raise AnswerGoneError(
+                f"request {call.timeline.request_id} runs nowhere any more: it was cancelled, its agent is gone, or "
+                "its client came back too late; send it without Last-Event-ID for a new answer"
+            )
+        return await self.answer(call, found)
+
+    async def answer(self, call: Call, found: FoundRun | None = None) -> web.StreamResponse:
+        """The whole answer, beginning with what was `found` of it. Raises the error that ended it."""
         timeline = call.timeline
+        self._routing.note_call(call.record)
         while True:
-            replica = self._routing.pick(call.record, call.prompt, timeline.request_id, call.failed)
-            if replica is None:
-                replica = await self._holding.replica(call.exchange, call.record.name, call.prompt)
+            replica = found.replica if found is not None else await self._replica(call)
             timeline.state, timeline.revision, timeline.attempt = "running", replica.revision, replica.attempt
             timeline.agent_id = replica.link.agent_id
             try:
-                return await self._ask(call, replica)
+                return await self._ask(call, replica, found)
             except TryAgain as again:
+                found = None
                 cause = again.cause
             replica = call.replica or replica  # it may have moved
             if call.stream is not None and isinstance(cause, BROKEN):
@@ -109,6 +132,13 @@ class Dispatch:
                 await call.exchange.finish_stream(sse.DONE)
                 return call.exchange.response
             await self._failed(call, replica, cause)
+
+    async def _replica(self, call: Call) -> Replica:
+        """A ready one, or the one that is waited for."""
+        replica = self._routing.pick(call.record, call.prompt, call.timeline.request_id, call.failed)
+        if replica is None:
+            replica = await self._holding.replica(call.exchange, call.record.name, call.prompt)
+        return replica
 
     async def _failed(self, call: Call, replica: Replica, cause: SllmError) -> None:
         """Learn from a try that failed, and pause before the next. Raises when there shall be none."""
@@ -145,13 +175,13 @@ class Dispatch:
                 source=cause.source,
             )
 
-    async def _ask(self, call: Call, replica: Replica) -> web.StreamResponse:
+    async def _ask(self, call: Call, replica: Replica, found: FoundRun | None) -> web.StreamResponse:
         """`_try`, counted as in flight at the replica, and learned from. A client that leaves ends the run."""
         call.replica = replica
         replica.num_inflight += 1
         replica.link.breaker.begin()
         try:
-            response = await self._try(call, replica)
+            response = await self._try(call, replica, found)
             if call.timeline.state == "done" or 400 <= call.timeline.status < 500:
                 replica.link.breaker.succeeded()
             replica.num_failures = 0
@@ -166,9 +196,9 @@ class Dispatch:
             replica.used_s = self._clock.monotonic_s()
             self._routing.learn(replica, call.timeline)
 
-    async def _try(self, call: Call, replica: Replica) -> web.StreamResponse:
+    async def _try(self, call: Call, replica: Replica, found: FoundRun | None) -> web.StreamResponse:
         """Forward to one replica. Raises TryAgain where another try may succeed."""
-        response = await self._post(call, replica)
+        response = await self._post(call, replica) if found is None else found.response
         if response.status != 200:
             return await self._refused(call, response)
         if call.stream is None:
@@ -253,6 +283,7 @@ class Dispatch:
             call.endpoint,
             seed=call.seed,
             hop=call.hop,
+            created_s=call.created_s,
             cache_salt=call.prompt.salt,
             deadline_ms=call.exchange.deadlines.left_ms(self._clock),
             adapter=call.adapter,

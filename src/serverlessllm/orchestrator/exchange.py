@@ -33,6 +33,12 @@ class _Answer(msgspec.Struct):
 _answer: Final = msgspec.json.Decoder(_Answer)
 
 
+class _EventStream(web.StreamResponse):
+    """Its headers leave with the first bytes of its body: one packet, one system call."""
+
+    _send_headers_immediately = False
+
+
 class Exchange:
     """From arrival to the last byte. `arrived_s` is monotonic."""
 
@@ -108,8 +114,9 @@ class Exchange:
         if self._has_early_headers:
             summary = sse.comment(f"timeline {self.timeline.summary_json()}")
             events = events[: -len(sse.DONE)] + summary + sse.DONE
-        await self.forward(events)
-        await self._close()
+        if self._response is None:
+            await self._open({"Server-Timing": self.timeline.server_timing()})
+        await self.response.write_eof(events)
 
     def whole(self, body: bytes, headers: dict[str, str]) -> web.Response:
         """The answer to a request without streaming."""
@@ -148,8 +155,8 @@ class Exchange:
             self._settle("failed", error.http_status, error)
             return error_reply(error, {REQUEST_ID_HEADER: self.timeline.request_id})
         self._settle("failed", 200, error)
-        await self._write(sse.failure(error))
-        return await self._close()
+        await self.response.write_eof(sse.failure(error))
+        return self.response
 
     def cancelled(self) -> None:
         """The client left."""
@@ -179,12 +186,8 @@ class Exchange:
             REQUEST_ID_HEADER: self.timeline.request_id,
             **extra,
         }
-        self._response = web.StreamResponse(headers=headers)
+        self._response = _EventStream(headers=headers)
         await self._response.prepare(self.request)
 
     async def _write(self, data: bytes) -> None:
         await self.response.write(data)
-
-    async def _close(self) -> web.StreamResponse:
-        await self.response.write_eof()
-        return self.response

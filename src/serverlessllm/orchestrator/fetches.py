@@ -19,6 +19,7 @@ from typing import Final, Protocol
 
 from serverlessllm.errors import (
     ConflictError,
+    ModelNotFoundError,
     NotFoundError,
     QueueFullError,
     ShuttingDownError,
@@ -62,6 +63,7 @@ class Fetch:
         self.text = "waiting for the ingest service"
         self.task: asyncio.Task[ModelRecord] | None = None
         self.cancelled_by: SllmError | None = None
+        self.is_ending = False
 
     def result(self) -> ModelRecord:
         """Of a settled one. Raises its error."""
@@ -137,7 +139,8 @@ class Fetches:
 
     def _end(self, fetch: Fetch) -> None:
         self._forget(fetch)
-        if fetch.task is not None and not fetch.task.done():
+        if fetch.task is not None and not fetch.is_ending:
+            fetch.is_ending = True  # once: a second cancellation would keep it from ending its job
             fetch.task.cancel()
 
     def _forget(self, fetch: Fetch) -> None:
@@ -161,13 +164,13 @@ class Fetches:
                     continue
                 if brought is not None:
                     return brought
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ModelNotFoundError):
             await self._abandon(fetch)
             raise
 
     async def _bring(self, fetch: Fetch, record: ModelRecord) -> ModelRecord | None:
         """Follow the record's job to its end; None when somebody else cancelled it."""
-        fetch.job = await self._job_of(record)
+        fetch.job = await self._begun(fetch, record)
         if record.job_id != fetch.job.id:
             # Whoever comes after us, after a restart too, finds the job and what it has done.
             record = await self._models.change(record, job_id=fetch.job.id)
@@ -185,6 +188,16 @@ class Fetches:
         record = await self._models.change(record, **ready_fields(fetch.job, self._artifacts))
         log.info("%s is here: revision %s", record.name, record.revision)
         return record
+
+    async def _begun(self, fetch: Fetch, record: ModelRecord) -> Job:
+        """`_job_of`, whose answer is heard even when we are cancelled: a job that was accepted must be ended."""
+        asking = asyncio.ensure_future(self._job_of(record))
+        try:
+            return await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            with suppress(SllmError):
+                fetch.job = await asking
+            raise
 
     async def _job_of(self, record: ModelRecord) -> Job:
         """The job that an earlier waiter began, if it runs or is done; else a new one."""

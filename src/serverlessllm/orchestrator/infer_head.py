@@ -28,13 +28,14 @@ class InferHead:
         seed: int,
         cache_salt: str,
         hop: int = 0,
+        created_s: int | None = None,
         deadline_ms: int = 0,
         adapter: ModelRecord | None = None,
     ) -> bytes:
         """The lines for one request at one replica; every value is of plain characters. `adapter` is settled."""
         headers = InferHeaders(
             request_id=timeline.request_id,
-            created_s=int(timeline.arrived_s),
+            created_s=int(timeline.arrived_s) if created_s is None else created_s,
             endpoint=endpoint,
             model=replica.model,
             revision=replica.revision,

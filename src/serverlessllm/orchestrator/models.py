@@ -108,6 +108,8 @@ class Models:
             keep_alive_s=request.keep_alive_s,
             options=request.options,
             job_id=job_id,
+            min_replicas=request.min_replicas,
+            max_replicas=request.max_replicas,
         )
         key = Keys.model(request.name)
         return await self._records.write(key, record, replaces=self._records.get(key))

@@ -16,7 +16,7 @@ from serverlessllm.orchestrator.agent_link import AgentLink
 from serverlessllm.orchestrator.agents import Agents
 from serverlessllm.orchestrator.destinations import Destinations
 from serverlessllm.orchestrator.models import Models
-from serverlessllm.telemetry.timeline import TimelineRing
+from serverlessllm.telemetry.timeline import Timeline, TimelineRing
 from serverlessllm.types import base_name, mint_id
 from serverlessllm.wire import trace_context
 from serverlessllm.wire.migrate import MigrateRequest, MigrateResult, Mode, MoveReason, RunView
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 MAX_CONCURRENT: Final = 4
 """Moves away from one agent at a time: each costs its destination prompts."""
+LOOK_S: Final = 0.01
+NUM_LOOKS: Final = 500
 MAX_SWEEPS: Final = 5
 """Requests that began meanwhile, or that did not move, are looked at so often."""
 
@@ -61,7 +63,17 @@ class Moves:
         model = base_name(timeline.model)
         dest = self._link(to) if to else self._best(model, source)
         run = RunView(timeline.tenant, request_id, 0, 0, model, timeline.revision or "", 0, 0, True)
-        return await self._move(run, source, dest, "asked", mode)
+        view = await self._move(run, source, dest, "asked", mode)
+        if view.result.state == "moved":
+            await self._followed(timeline, dest)
+        return view
+
+    async def _followed(self, timeline: Timeline, dest: AgentLink) -> None:
+        """Wait until its client's stream comes from there, or is over: what is asked next finds it so."""
+        for _ in range(NUM_LOOKS):
+            if timeline.agent_id == dest.agent_id or timeline.state != "running":
+                return
+            await asyncio.sleep(LOOK_S)
 
     async def evacuate(self, agent_id: str, mode: Mode = "auto", reason: MoveReason = "drain") -> Evacuated:
         """Move all streams away from an agent that takes nothing new. Raises: NotFoundError, UnreachableError."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from serverlessllm.types import MAX_MODEL_NAME_BYTES
-from serverlessllm.wire import admin, disk, embeddings, field_bounds, messages, moves, openai
+from serverlessllm.wire import admin, disk, embeddings, field_bounds, messages, moves, openai, scheduler
 
 Schema = dict[str, Any]
 """A JSON schema: a tree of JSON values, which has no narrower type."""
@@ -98,6 +98,7 @@ STRUCTS: Final = (
     moves.Evacuated,
     admin.KeyList,
     admin.KeyCreated,
+    scheduler.ScoreWeights,
 )
 _TEXT: Final[Schema] = {"type": "string", "minLength": 1}
 _IDS: Final[Schema] = {
@@ -137,12 +138,16 @@ def schemas() -> Schema:
         "maxLength": admin.MAX_SOURCE_BYTES,
     }
     components["AddModel"]["properties"]["keep_alive_s"] |= {"minimum": 0}
+    components["AddModel"]["properties"]["min_replicas"] |= {"minimum": 0, "maximum": admin.MAX_REPLICAS}
+    components["AddModel"]["properties"]["max_replicas"] |= {"minimum": 1, "maximum": admin.MAX_REPLICAS}
     components["CompletionRequest"]["properties"]["prompt"] = _PROMPT
     components["CompletionRequest"]["properties"]["logprobs"] |= {
         "minimum": 0,
         "maximum": openai.MAX_COMPLETION_LOGPROBS,
     }
     components["CleanDisk"]["properties"]["to_bytes"] |= {"minimum": 0}
+    for factor in components["ScoreWeights"]["properties"].values():
+        factor |= {"minimum": 0}
     components["CreateKey"]["properties"]["name"] |= {
         "pattern": "^[ -~]+$",
         "maxLength": admin.MAX_KEY_NAME_BYTES,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from blake3 import blake3
 
@@ -34,7 +34,9 @@ from serverlessllm.orchestrator.keyring import Keyring
 from serverlessllm.orchestrator.members import Members
 from serverlessllm.orchestrator.models import Models
 from serverlessllm.orchestrator.moves import Moves
+from serverlessllm.orchestrator.node_feed import NodeFeed
 from serverlessllm.orchestrator.placements import Placements
+from serverlessllm.orchestrator.placer import Placer
 from serverlessllm.orchestrator.prefill_costs import PrefillCosts
 from serverlessllm.orchestrator.proxy import Proxy
 from serverlessllm.orchestrator.reconcile import Reconciler
@@ -45,12 +47,14 @@ from serverlessllm.orchestrator.request_traces import RequestTraces
 from serverlessllm.orchestrator.room import Room
 from serverlessllm.orchestrator.routing import Routing
 from serverlessllm.orchestrator.scaling.idle import IdleScaler
+from serverlessllm.orchestrator.scaling.replicas import ReplicaScaler
 from serverlessllm.orchestrator.siblings import Siblings
 from serverlessllm.orchestrator.tenure import Tenure
 from serverlessllm.orchestrator.unbind import Unbinder
 from serverlessllm.orchestrator.views import Views
 from serverlessllm.orchestrator.wake import Wakes
 from serverlessllm.orchestrator.waker import Waker, Woken
+from serverlessllm.orchestrator.weights import Weights
 from serverlessllm.sdk.ingest import IngestClient
 from serverlessllm.sdk.tls import ClientTls
 from serverlessllm.telemetry.metrics import OrchestratorMetrics
@@ -89,9 +93,11 @@ class Orchestrator:
         self.metrics = OrchestratorMetrics()
         self.traces = RequestTraces(config.telemetry, spans, is_logging_ids=config.log_format == "json")
         self.ring = TimelineRing(self.config.timeline_ring_size, self.traces.finished)
-        decisions = DecisionRing()
+        self.decisions = DecisionRing()
+        self.feed = NodeFeed()
         costs = PrefillCosts()
         self.models = Models(store, self.changes, clock)
+        self.weights = Weights(store, self.changes, clock)
         self.keyring = Keyring(store, self.changes, clock)
         self.admission = Admission(self.config, self.keyring)
         self.agents = Agents(agents, secret, clock, self, tls)
@@ -101,7 +107,8 @@ class Orchestrator:
         self.members = Members(
             store, self.agents, self.changes, clock, lambda link: self._farewells.begin(link)
         )
-        self._tenure = Tenure(store, _owner(config, 0 if siblings is None else siblings.index), clock)
+        owner = _owner(config, 0 if siblings is None else siblings.index)
+        self._tenure = Tenure(store, owner, clock, ttl_s=config.metadata.lease_ttl_s)
         self._placements = Placements(store, self._tenure, self._has_living_agent, clock)
         self._unbinder = Unbinder(self.agents, self._table, self._placements)
         self._reconciler = Reconciler(
@@ -113,17 +120,16 @@ class Orchestrator:
         self.fetches = Fetches(self.models, self._ingest, artifacts, self.changes)
         self._hedge: Hedge[Woken] = Hedge(self._placements, self._table, self.metrics)
         room = Room(self._table, self._unbinder, self.changes, clock)
+        placer = Placer(self.feed, costs, self._current_weights, self._placements, self.decisions, clock)
         waker = Waker(
             self.models,
             self.agents,
             self._table,
-            self._placements,
+            placer,
             room,
-            decisions,
             self.changes,
             clock,
             self.fetches,
-            costs,
             self._breakers,
             self._hedge,
         )
@@ -133,22 +139,38 @@ class Orchestrator:
         self._idle = IdleScaler(
             self.models, self._table, self._unbinder, clock, keep_alive_s, lambda: self._tenure.is_leader
         )
-        self.views = Views(self.models, self.agents, self.wakes, self.ring, decisions, clock, keep_alive_s)
+        self._scaler = ReplicaScaler(
+            self.models,
+            self._table,
+            self.feed,
+            placer,
+            self._placements,
+            self._unbinder,
+            self.metrics,
+            clock,
+            lambda: self._tenure.is_leader,
+            lambda: self._breakers.shunned(self.agents.alive()),
+        )
+        self.views = Views(
+            self.models, self.agents, self.wakes, self.ring, self.decisions, clock, keep_alive_s
+        )
         self.disks = Disks(self.models, self.agents, self._may_remove_artifacts)
-        routing = Routing(self._table, costs, decisions, clock, self._breakers)
+        routing = Routing(
+            self._table, costs, self.decisions, self.feed, self._current_weights, clock, self._breakers
+        )
         self.proxy = self._new_proxy(routing, secret, clock)
         self._destinations = Destinations(self.agents, self._table, self._placements)
         self.moves = Moves(self.models, self.agents, self._destinations, self.ring)
         self._farewells = Farewells(self.agents, self.moves, lambda: self._tenure.is_leader)
         self.is_stopping = False
         """Whether the process was told to stop: `/v1` takes nothing new, `/readyz` says no."""
-        self._idle_task: asyncio.Task[None] | None = None
+        self._scaling: list[asyncio.Task[None]] = []
 
     def _new_proxy(self, routing: Routing, secret: str, clock: Clock) -> Proxy:
         metrics = RequestMetrics(self.metrics, clock)
         holding = Holding(self.wakes, self.agents, self.config, clock)
         dispatch = Dispatch(
-            routing, self._table, holding, self._breakers, metrics, self.agents, self.config, secret, clock
+            self.agents, routing, self._table, holding, self._breakers, metrics, self.config, secret, clock
         )
         return Proxy(self.models, self.ring, dispatch, metrics, self.config, secret, clock)
 
@@ -163,6 +185,7 @@ class Orchestrator:
         Raises: ConfigError when we would listen publicly without keys; MetadataUnavailableError.
         """
         await self.models.start()
+        await self.weights.start()
         await self.keyring.start()
         self.admission.check_start()
         self.registrations.resume()
@@ -170,13 +193,16 @@ class Orchestrator:
         await self.agents.start()
         await self.members.start()
         await self._reconciler.start()
-        self._idle_task = asyncio.create_task(self._idle.run(), name="scale to zero")
+        self._scaling = [
+            asyncio.create_task(self._idle.run(), name="scale to zero"),
+            asyncio.create_task(self._scaler.run(), name="scale replicas"),
+        ]
 
     async def stop(self) -> None:
         """Stop everything; what waits is told. Replicas stay with their agents."""
-        if self._idle_task is not None:
-            self._idle_task.cancel()
-            await asyncio.gather(self._idle_task, return_exceptions=True)
+        for task in self._scaling:
+            task.cancel()
+        await asyncio.gather(*self._scaling, return_exceptions=True)
         await self.proxy.stop()
         await self._farewells.stop()
         await self.wakes.stop()
@@ -191,13 +217,17 @@ class Orchestrator:
         await self.agents.stop()
         await self._ingest.aclose()
         await self.keyring.stop()
+        await self.weights.stop()
         await self.models.stop()
 
     def agent_changed(self, link: AgentLink, event: AgentEvent) -> None:
         """See `AgentObserver`."""
-        if isinstance(event, Heartbeat | KvChanged):
+        if isinstance(event, KvChanged):
             return  # nobody waits for these
         self._table.apply(link, event)
+        self.feed.follow(link, event)
+        if isinstance(event, Heartbeat):
+            return
         if isinstance(event, Snapshot):
             self._reconciler.agent_joined(link)
         elif isinstance(event, ReplicaChanged) and event.replica.state == "gone":
@@ -209,6 +239,7 @@ class Orchestrator:
         if self.members.has(link.agent_id):
             self.gauges.note_lost(link.agent_id, link.silent_s)
         self._table.drop_agent(link)
+        self.feed.lost(link)
         self.changes.notify()
 
     async def stop_model(self, name: str, *, drop_bytes: bool) -> int:
@@ -255,6 +286,9 @@ class Orchestrator:
 
     def _has_living_agent(self, record: PlacementRecord) -> bool:
         return self.agents.by_id(record.node) is not None
+
+    def _current_weights(self) -> Mapping[str, float]:
+        return self.weights.current
 
 
 def _owner(config: Config, worker: int) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
+from itertools import count
 from typing import Final
 
 import msgspec
@@ -23,8 +24,8 @@ from serverlessllm.orchestrator.tenure import Tenure
 
 log = logging.getLogger(__name__)
 
-REPLICA: Final = "0"
-"""One replica per model in this version; the key has room for more."""
+FIRST_REPLICA: Final = "0"
+"""The replica that a wake-up brings; those that scaling adds are "1", "2", ..."""
 MAX_CLAIM_TRIES: Final = 8
 DOUBT_S: Final = 2.0
 """How long a record of a ready replica is believed that the agent's event stream does not show."""
@@ -47,19 +48,19 @@ class Placements:
         self._is_alive = is_alive
         self._clock = clock or SystemClock()
         self._doubted: dict[tuple[str, int], float] = {}
-        self._claimed: dict[str, int] = {}
+        self._claimed: dict[tuple[str, str], int] = {}
         self._writes: set[asyncio.Task[None]] = set()
 
     def is_ours(self, model: str, attempt: int) -> bool:
         """Whether this process made that claim and has not released it."""
-        return self._claimed.get(model) == attempt
+        return any(ours == attempt for (name, _), ours in self._claimed.items() if name == model)
 
-    async def claim(self, model: str, revision: str, agent_id: str) -> int:
-        """Become the one that wakes the model; returns the attempt.
+    async def claim(self, model: str, revision: str, agent_id: str, replica: str = FIRST_REPLICA) -> int:
+        """Become the one that brings this replica of the model up; returns the attempt.
 
-        Raises: ConflictError while another orchestrator wakes it, or has just done so; MetadataUnavailableError.
+        Raises: ConflictError while another orchestrator does so, or has just done so; MetadataUnavailableError.
         """
-        key = Keys.placement(model, REPLICA)
+        key = Keys.placement(model, replica)
         for _ in range(MAX_CLAIM_TRIES):
             entries, store_revision = await self._store.range(Keys.placements(model))
             entry = next((entry for entry in entries if entry.key == key), None)
@@ -68,7 +69,7 @@ class Placements:
             known = 0 if entry is None else entry.revision
             record = PlacementRecord(
                 model=model,
-                replica=REPLICA,
+                replica=replica,
                 node=agent_id,
                 revision=revision,
                 attempt=store_revision + 1,
@@ -81,7 +82,7 @@ class Placements:
             except LeaseExpiredError as error:
                 raise MetadataUnavailableError(f"{error.message}; it is being taken anew") from error
             if written is not None:
-                self._claimed[model] = record.attempt
+                self._claimed[model, replica] = record.attempt
                 return record.attempt
         raise ConflictError(f"others claim the placement of {model} all the time; try again")
 
@@ -114,23 +115,29 @@ class Placements:
             self._spawn(self.release(model, attempt))
 
     async def release(self, model: str, attempt: int) -> None:
-        """Delete the record if it is of this attempt or an older one."""
-        if self._claimed.get(model, attempt) <= attempt:
-            self._claimed.pop(model, None)
-        key = Keys.placement(model, REPLICA)
-        while (entry := await self._store.get(key)) is not None:
-            if decode(PlacementRecord, entry).attempt > attempt:
-                return
-            if await self._store.delete(key, expect_revision=entry.revision):
+        """Delete the record of this attempt, if it is still there."""
+        self._claimed = {
+            key: ours for key, ours in self._claimed.items() if key[0] != model or ours != attempt
+        }
+        while (entry := await self._entry(model, attempt)) is not None:
+            if await self._store.delete(entry.key, expect_revision=entry.revision):
                 return
 
     async def adopt(self, model: str, revision: str, agent_id: str, attempt: int) -> None:
         """Record a ready replica that an agent has and the store does not know."""
-        key = Keys.placement(model, REPLICA)
+        records = await self.of(model)
+        if any(record.attempt == attempt for record in records):
+            return
+        replica = free_replica(records)
         record = PlacementRecord(
-            model=model, replica=REPLICA, node=agent_id, revision=revision, attempt=attempt, state="ready"
+            model=model, replica=replica, node=agent_id, revision=revision, attempt=attempt, state="ready"
         )
-        await self._store.compare_and_swap(key, 0, encode(record))
+        await self._store.compare_and_swap(Keys.placement(model, replica), 0, encode(record))
+
+    async def of(self, model: str) -> list[PlacementRecord]:
+        """The records of one model."""
+        entries, _ = await self._store.range(Keys.placements(model))
+        return [decode(PlacementRecord, entry) for entry in entries]
 
     async def all(self) -> list[PlacementRecord]:
         """Every record in the store."""
@@ -143,14 +150,15 @@ class Placements:
             await asyncio.wait(set(self._writes))
 
     async def _mark_ready(self, model: str, attempt: int) -> None:
-        key = Keys.placement(model, REPLICA)
-        entry: Entry | None = await self._store.get(key)
-        if entry is None:
-            return
-        record = decode(PlacementRecord, entry)
-        if record.attempt == attempt:
-            ready = msgspec.structs.replace(record, state="ready")
-            await self._store.compare_and_swap(key, entry.revision, encode(ready))
+        entry = await self._entry(model, attempt)
+        if entry is not None:
+            ready = msgspec.structs.replace(decode(PlacementRecord, entry), state="ready")
+            await self._store.compare_and_swap(entry.key, entry.revision, encode(ready))
+
+    async def _entry(self, model: str, attempt: int) -> Entry | None:
+        """The record of that attempt."""
+        entries, _ = await self._store.range(Keys.placements(model))
+        return next((entry for entry in entries if decode(PlacementRecord, entry).attempt == attempt), None)
 
     def _spawn(self, write: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(write)
@@ -161,3 +169,9 @@ class Placements:
         self._writes.discard(task)
         if not task.cancelled() and isinstance(error := task.exception(), SllmError):
             log.warning("a placement record was not written: %s", error.message)
+
+
+def free_replica(records: Iterable[PlacementRecord]) -> str:
+    """The first name that no replica of the model has."""
+    taken = {record.replica for record in records}
+    return next(name for name in map(str, count()) if name not in taken)

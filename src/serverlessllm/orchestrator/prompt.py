@@ -45,6 +45,11 @@ class Prompt:
         """An estimate."""
         return len(self._text) // BYTES_PER_TOKEN
 
+    @property
+    def first_chunk(self) -> int | None:
+        """The name of the prompt's beginning; None when it is shorter than a chunk."""
+        return self._names[0] if self._names else None
+
     def uncached_tokens(self, cached: Set[int]) -> int:
         """An estimate of what a replica must compute that has the chunks `cached`."""
         num_hits = next((at for at, name in enumerate(self._names) if name not in cached), len(self._names))

@@ -25,7 +25,7 @@ from serverlessllm.orchestrator.exchange import Exchange
 from serverlessllm.orchestrator.formats import check_formats
 from serverlessllm.orchestrator.models import Models
 from serverlessllm.orchestrator.prompt import Prompt
-from serverlessllm.orchestrator.request_id import request_id
+from serverlessllm.orchestrator.request_id import last_event_id, request_id
 from serverlessllm.orchestrator.request_metrics import RequestMetrics
 from serverlessllm.telemetry.timeline import Timeline, TimelineRing
 from serverlessllm.types import base_name
@@ -76,8 +76,9 @@ class Proxy:
                 "model: adapters make no embeddings; name the base model", param="model"
             )
         adapter = self._models.get(parsed.model) if record.name != parsed.model else None
+        last_seq = last_event_id(request.headers) if parsed.is_stream else None
         timeline = Timeline(
-            request_id=self._request_id(request, endpoint),
+            request_id=self._request_id(request, endpoint, is_back=last_seq is not None),
             model=parsed.model,
             endpoint=endpoint,
             arrived_s=self._clock.wall_s(),
@@ -93,7 +94,8 @@ class Proxy:
             prompt = Prompt(parsed, self._salts.of(timeline.tenant), (adapter and adapter.revision) or "")
             seed = random.getrandbits(63) | 1
             call = Call(exchange, record, parsed, prompt, endpoint=endpoint, seed=seed, adapter=adapter)
-            answer = self._dispatch.answer(call)
+            dispatch = self._dispatch
+            answer = dispatch.answer(call) if last_seq is None else dispatch.rejoin(call, last_seq)
             return await exchange.deadlines.bound(answer, lambda: exchange.has_begun, self._clock)
         except SllmError as error:
             return await exchange.fail(error)
@@ -112,8 +114,10 @@ class Proxy:
         except TimeoutError as error:
             raise HoldDeadlineError(f"adapter {adapter} was not registered in time") from error
 
-    def _request_id(self, request: web.Request, endpoint: Endpoint) -> str:
+    def _request_id(self, request: web.Request, endpoint: Endpoint, *, is_back: bool) -> str:
         chosen = request_id(request.headers.get(REQUEST_ID_HEADER), endpoint)
+        if is_back:
+            return chosen
         running = self._ring.get(chosen)
         if running is not None and running.state in ("held", "running"):
             return request_id(None, endpoint)  # an id names one request: the later twin gets another

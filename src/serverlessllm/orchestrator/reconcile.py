@@ -69,14 +69,14 @@ class Reconciler:
             is_known = (record.model, record.attempt) in has
             if record.node == link.agent_id and not is_known and not self._placements.is_others(record):
                 await self._delete(record.model, record.attempt)
-        recorded = {record.model for record in records}
+        recorded = {(record.model, record.attempt) for record in records}
         for replica in self._table.all():
             if replica.link is not link:
                 continue
             model = self._models.find(replica.model)
             if model is None or model.revision != replica.revision:
                 await self._unbinder.unbind(replica, only_idle=False, drop_bytes=False)
-            elif replica.model not in recorded:
+            elif (replica.model, replica.attempt) not in recorded:
                 await self._placements.adopt(replica.model, replica.revision, link.agent_id, replica.attempt)
 
     async def sweep(self) -> None:

@@ -26,7 +26,7 @@ from serverlessllm.orchestrator.call import Call, Moved, TryAgain
 from serverlessllm.orchestrator.request_metrics import RequestMetrics
 from serverlessllm.orchestrator.stream_record import StreamRecord
 from serverlessllm.orchestrator.upstream import UpstreamResponse
-from serverlessllm.wire.sse import StreamRelay
+from serverlessllm.wire.sse import StreamRelay, after
 
 ERROR_LINE: Final = b'data: {"error"'
 NUM_LOOKS: Final = 4
@@ -81,6 +81,7 @@ class Relay:
         self._record = record
         self._metrics = metrics
         self._stall_timeout_s = stall_timeout_s
+        self._has_seen = call.last_seq > 0
 
     async def run(self, response: UpstreamResponse) -> web.StreamResponse:
         """To the stream's end. Raises TryAgain when the run breaks before it, Moved when its agent hands it over;
@@ -111,11 +112,14 @@ class Relay:
                 record.seq = relay.seq or record.seq
                 self._metrics.progressed(exchange.timeline, record.seq)
                 if relay.is_done:
-                    await exchange.finish_stream(events)
+                    await exchange.finish_stream(self._unseen(events))
                     await response.drain()
                     return exchange.response
                 record.keep(events)
-                await exchange.forward(events)
+                if self._has_seen:
+                    events = self._unseen(events)
+                if events:
+                    await exchange.forward(events)
                 if relay.moving is not None:
                     raise Moved(relay.moving)
             cut: SllmError = UnreachableError("the agent ended the stream before [DONE]", source="agent")
@@ -124,6 +128,14 @@ class Relay:
         finally:
             silence.stop()
         raise TryAgain(cut)
+
+    def _unseen(self, events: bytes) -> bytes:
+        """Without what a client that came back has already."""
+        if not self._has_seen:
+            return events
+        events = after(events, self._call.last_seq)
+        self._has_seen = not events
+        return events
 
     def _begin(self, relay: StreamRelay, response: UpstreamResponse) -> None:
         """The run's first events are there."""
@@ -158,5 +170,6 @@ class Relay:
             self._record.keep(events)
             if not self._exchange.has_begun:
                 self._exchange.note_first_token({})
-            await self._exchange.forward(events)
+            if events := self._unseen(events):
+                await self._exchange.forward(events)
         return error

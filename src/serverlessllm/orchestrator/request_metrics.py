@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from operator import attrgetter
 from typing import Final
 
 from prometheus_client import Counter, Histogram
@@ -15,12 +17,19 @@ from serverlessllm.telemetry.timeline import Timeline
 from serverlessllm.types import PHASES
 from serverlessllm.wire.hop import Hop, Resumption
 
+RETURNED: Final = "client_returned"
+"""Why a stream is attached to, where its former orchestrator is the one that was lost."""
 NO_TIER = "none"
 """The `tier` label of a hot start: no bytes moved."""
 
 
 KV_MEMORY: Final = 0.99
 """How much of the sums behind the hit ratio outlives each further request of a model."""
+
+
+_durations_ms: Final[Callable[[Timeline], tuple[float, ...]]] = attrgetter(
+    *(f"{phase}_ms" for phase in PHASES)
+)
 
 
 class RequestMetrics:
@@ -58,6 +67,11 @@ class RequestMetrics:
         timeline.hops.append(Hop(timeline.agent_id or "", seq, outcome, cause.code))
         self._metrics.resumes.labels(cause.code, outcome).inc()
 
+    def rejoined(self, timeline: Timeline, seq: int) -> None:
+        """A client came back for what follows `seq` of its stream."""
+        timeline.hops.append(Hop(timeline.agent_id or "", seq, "attached", RETURNED))
+        self._metrics.resumes.labels(RETURNED, "attached").inc()
+
     def moved(self, timeline: Timeline, agent_id: str, seq: int, how: Resumption) -> None:
         """A stream was handed over after `seq` ids, or was to be, and goes on now."""
         timeline.note_cut()
@@ -90,8 +104,7 @@ class RequestMetrics:
         self._count_cached(timeline)
         self._ttft(timeline.model, timeline.start).observe(timeline.ttft_ms / 1e3)
         tier = timeline.tier or NO_TIER
-        for phase in PHASES:
-            duration_ms = float(getattr(timeline, f"{phase}_ms"))
+        for phase, duration_ms in zip(PHASES, _durations_ms(timeline), strict=True):
             if duration_ms:
                 self._phase(timeline.start, tier, phase).observe(duration_ms / 1e3)
         if timeline.is_stream and num_tokens > 1:

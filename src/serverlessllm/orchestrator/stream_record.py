@@ -58,11 +58,15 @@ _chunk: Final = msgspec.json.Decoder(_Chunk)
 
 
 class StreamRecord:
-    """Of one stream with `num_choices`. `prompt_digest` and `seq` are set by who relays."""
+    """Of one stream with `num_choices`. `prompt_digest` and `seq` are set by who relays.
+
+    `is_partial`: its beginning went through another orchestrator, and is not known.
+    """
 
     def __init__(self, num_choices: int) -> None:
         self.prompt_digest = ""
         self.seq = 0
+        self.is_partial = False
         self._choices = [_Kept() for _ in range(num_choices)]
         self._raw: list[bytes] = []
         self._raw_bytes = 0
@@ -78,6 +82,8 @@ class StreamRecord:
     def head(self) -> ResumeHead:
         """What the next agent needs to know. Raises CannotResumeError when the bytes do not tell it."""
         self._read()
+        if self.is_partial:
+            raise CannotResumeError("its beginning went through another orchestrator, and is not kept")
         if len(self.prompt_digest) != DIGEST_DIGITS:
             raise CannotResumeError("the agent did not tell its prompt's digest")
         choices = [
@@ -87,6 +93,8 @@ class StreamRecord:
 
     def is_whole(self, *, with_usage: bool) -> bool:
         """Whether the client has all of the answer, and only `[DONE]` is missing."""
+        if self.is_partial:
+            return False
         self._read()
         return all(kept.finish is not None for kept in self._choices) and (self._has_usage or not with_usage)
 

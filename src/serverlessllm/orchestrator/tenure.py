@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
-from typing import Final
 
 from serverlessllm.clock import Clock
 from serverlessllm.errors import MetadataUnavailableError
@@ -19,13 +18,11 @@ from serverlessllm.metadata.store import Lease, LeaseExpiredError, MetadataStore
 
 log = logging.getLogger(__name__)
 
-TTL_S: Final = 10.0
-
 
 class Tenure:
     """`start`, then `lease` and `is_leader`, then `stop`. `owner` is this orchestrator's lasting name."""
 
-    def __init__(self, store: MetadataStore, owner: str, clock: Clock, *, ttl_s: float = TTL_S) -> None:
+    def __init__(self, store: MetadataStore, owner: str, clock: Clock, *, ttl_s: float = 10.0) -> None:
         self.owner = owner
         self._store = store
         self._clock = clock

@@ -36,10 +36,10 @@ class _Connection(asyncio.Protocol):
         self._pool = pool
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._parser = httptools.HttpResponseParser(self)
         self._reset()
 
     def _reset(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
         self._num_headers = 0
         self._header_bytes = 0
         self._chunks: list[bytes] = []
@@ -309,6 +309,9 @@ class Upstream:
             self._idle.remove(connection)
 
     def abort(self) -> None:
-        """Close every connection: the agent is gone, or we stop. What waits on them is told."""
+        """Close every connection: the agent is gone, or we stop. What waits on them is told, and not sent again.
+
+        It may have arrived, or arrive later: sent twice, one would take the other's place.
+        """
         for connection in list(self._open):
-            connection.abort()
+            connection.fail(UnreachableError(f"agent {self.address} was given up", source="agent"))

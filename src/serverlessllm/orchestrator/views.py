@@ -69,6 +69,8 @@ class Views:
             num_held=self._wakes.num_held(record.name),
             resolved=record.resolved,
             origins=record.origins,
+            min_replicas=record.min_replicas,
+            max_replicas=record.max_replicas,
         )
 
     def models(self) -> list[ModelView]:

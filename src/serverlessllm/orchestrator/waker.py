@@ -7,12 +7,10 @@ better, or until it is cancelled because nobody waits any more. Deadlines are th
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from random import Random
 from typing import Final
 
 import msgspec
@@ -39,19 +37,14 @@ from serverlessllm.orchestrator.agent_link import AgentLink
 from serverlessllm.orchestrator.agents import Agents
 from serverlessllm.orchestrator.breakers import Breakers
 from serverlessllm.orchestrator.changes import Changes
-from serverlessllm.orchestrator.decisions import DecisionRing
 from serverlessllm.orchestrator.fetches import Fetches, Report
 from serverlessllm.orchestrator.hedge import Hedge, LoadTry, Urgency
 from serverlessllm.orchestrator.models import Models
-from serverlessllm.orchestrator.placement.decide import Decision, decide
-from serverlessllm.orchestrator.placement.facts import CPU_DEVICE_SET, AgentFacts, Need
-from serverlessllm.orchestrator.placement.score import DEFAULT_WEIGHTS
-from serverlessllm.orchestrator.placements import Placements
-from serverlessllm.orchestrator.prefill_costs import PrefillCost, PrefillCosts
+from serverlessllm.orchestrator.placement.decide import Decision
+from serverlessllm.orchestrator.placer import Placer
 from serverlessllm.orchestrator.replicas import Replica, ReplicaTable
 from serverlessllm.orchestrator.room import Room
-from serverlessllm.wire.admin import PlacementDecision
-from serverlessllm.wire.agent import LoadRequest, LoadResult
+from serverlessllm.wire.agent import LoadResult
 
 log = logging.getLogger(__name__)
 
@@ -95,13 +88,11 @@ class Waker:
         models: Models,
         agents: Agents,
         table: ReplicaTable,
-        placements: Placements,
+        placer: Placer,
         room: Room,
-        decisions: DecisionRing,
         changes: Changes,
         clock: Clock,
         fetches: Fetches,
-        costs: PrefillCosts,
         breakers: Breakers,
         hedge: Hedge[Woken],
     ) -> None:
@@ -109,15 +100,12 @@ class Waker:
         self._hedge = hedge
         self._models = models
         self._fetches = fetches
-        self._costs = costs
         self._agents = agents
         self._table = table
-        self._placements = placements
+        self._placer = placer
         self._room = room
-        self._decisions = decisions
         self._changes = changes
         self._clock = clock
-        self._rng = Random()
 
     async def wake(
         self,
@@ -134,8 +122,8 @@ class Waker:
         A model whose bytes are elsewhere is fetched first, once; so is one whose artifact no agent can read.
 
         Raises: ModelNotFoundError; ModelLoadError when the load failed on every agent that may take it;
-        InsufficientMemoryError when it fits none; NoAgentError when nobody has its engine installed; DiskFullError
-        when no disk has room for what must be fetched.
+        InsufficientMemoryError when it fits none; NoAgentError when nobody has its engine installed;
+        DiskFullError when no disk has room for what must be fetched.
         """
         failures: dict[str, SllmError] = {}
         must_wait = was_lost = False
@@ -152,13 +140,15 @@ class Waker:
             started_s = self._clock.monotonic_s()
             links = self._agents.alive()
             shunned = self._breakers.shunned(links)
-            decision = self._decide(record, links, shunned | failures.keys(), num_prompt_tokens)
-            if decision.picked is None and shunned:
+            decision = self._placer.decide(record, shunned | failures.keys(), num_prompt_tokens)
+            link = self._placer.link(decision)
+            if link is None and shunned:
                 failing = self._table.get(model, record.revision)
                 if failing is not None:
                     return Woken(failing, None, 0.0)  # nowhere else to go
-                decision = self._decide(record, links, frozenset(failures), num_prompt_tokens)
-            if decision.picked is None:
+                decision = self._placer.decide(record, failures.keys(), num_prompt_tokens)
+                link = self._placer.link(decision)
+            if link is None:
                 if not was_lost and any(_is_lost(error) for error in failures.values()):
                     was_lost = True
                     failures.clear()
@@ -168,7 +158,6 @@ class Waker:
                 report("waiting for an agent")
                 await self._changes.wait(LOOK_AGAIN_S)
                 continue
-            link = links[decision.picked]
             try:
                 async with self._room.turn(link, must_wait=must_wait):
                     if must_wait:
@@ -194,16 +183,6 @@ class Waker:
                 await self._changes.wait(AGENT_BACKOFF_S)
             except SllmError as error:
                 _note_failure(link, model, error, failures)
-
-    def _decide(
-        self, record: ModelRecord, links: list[AgentLink], excluded: frozenset[str], num_prompt_tokens: int
-    ) -> Decision:
-        need = Need(record.name, record.revision or "", record.engine, record.nbytes)
-        facts = [
-            _facts(link, need, num_prompt_tokens, self._costs.of(link.agent_id, need.revision))
-            for link in links
-        ]
-        return decide(need, facts, excluded, DEFAULT_WEIGHTS, self._rng)
 
     def _raise_if_hopeless(
         self, record: ModelRecord, links: list[AgentLink], decision: Decision, failures: dict[str, SllmError]
@@ -248,72 +227,21 @@ class Waker:
     def _elsewhere(
         self, record: ModelRecord, tried: frozenset[str], num_prompt_tokens: int
     ) -> LoadTry | None:
-        links = self._agents.alive()
-        decision = self._decide(record, links, tried, num_prompt_tokens)
-        return None if decision.picked is None else _try(record, links[decision.picked], decision)
+        decision = self._placer.decide(record, tried, num_prompt_tokens)
+        link = self._placer.link(decision)
+        return None if link is None else _try(record, link, decision)
 
     async def _load(self, record: ModelRecord, started_s: float, report: Report, tried: LoadTry) -> Woken:
-        link, decision = tried.link, tried.decision
-        revision = record.revision or ""
-        attempt = await self._placements.claim(record.name, revision, link.agent_id)
-        tried.attempt = attempt
-        place_ms = (self._clock.monotonic_s() - started_s) * 1e3
-        self._decisions.add(self._record(record, decision, attempt, link))
-        outcome = "cancelled"
-        try:
+        def claimed(attempt: int) -> None:
+            tried.attempt = attempt
             report("loading")
-            result = await self._call_load(record, link, attempt)
-            outcome = "ready"
-        except SllmError as error:
-            outcome = error.code
-            raise
-        finally:
-            wake_ms = (self._clock.monotonic_s() - started_s) * 1e3
-            self._decisions.settle(record.name, attempt, wake_ms=wake_ms, outcome=outcome)
-            self._placements.settle(record.name, attempt, is_ready=outcome == "ready")
-        link.num_failures = 0
-        replica = self._table.add(link, record.name, revision, result.attempt)
+
+        result, place_ms = await self._placer.load(
+            record, tried.link, tried.decision, started_s=started_s, on_claim=claimed
+        )
+        replica = self._table.add(tried.link, record.name, record.revision or "", result.attempt)
         replica.is_loading = result.is_streaming
         return Woken(replica, result, place_ms)
-
-    async def _call_load(self, record: ModelRecord, link: AgentLink, attempt: int) -> LoadResult:
-        """`POST /load`, given up when the agent is lost."""
-        revision = record.revision or ""
-        request = LoadRequest(
-            model=record.name,
-            revision=revision,
-            artifact=record.artifact or "",
-            engine=record.engine,
-            attempt=attempt,
-            options=record.options,
-            origins=record.origins,
-        )
-        load = asyncio.ensure_future(link.client.load(request))
-        lost = asyncio.ensure_future(link.lost.wait())
-        try:
-            await asyncio.wait({load, lost}, return_when=asyncio.FIRST_COMPLETED)
-            if load.done():
-                return load.result()
-            raise UnreachableError(f"agent {link.agent_id} was lost during the load", source="agent")
-        finally:
-            lost.cancel()
-            if not load.done():
-                load.cancel()
-                await asyncio.wait({load})
-
-    def _record(
-        self, record: ModelRecord, decision: Decision, attempt: int, link: AgentLink
-    ) -> PlacementDecision:
-        return PlacementDecision(
-            model=record.name,
-            revision=record.revision or "",
-            attempt=attempt,
-            decided_s=self._clock.wall_s(),
-            candidates=list(decision.candidates),
-            weights=dict(DEFAULT_WEIGHTS),
-            picked=link.agent_id,
-            probability=decision.probability,
-        )
 
 
 def _note_failure(link: AgentLink, model: str, error: SllmError, failures: dict[str, SllmError]) -> None:
@@ -330,24 +258,3 @@ def _try(record: ModelRecord, link: AgentLink, decision: Decision) -> LoadTry:
 def _is_lost(error: SllmError) -> bool:
     """Whether it says that the artifact is damaged or gone, rather than that it cannot be run."""
     return isinstance(error, CheckpointError) and not isinstance(error, UnsupportedCheckpointError)
-
-
-def _facts(link: AgentLink, need: Need, num_prompt_tokens: int, cost: PrefillCost) -> AgentFacts:
-    base, state = link.state.base, link.state
-    region = state.regions.get(need.revision)
-    is_in_memory = region is not None and region.is_complete
-    bandwidth = state.bandwidths.get(("nvme", ""))
-    return AgentFacts(
-        agent_id=link.agent_id,
-        device_set=CPU_DEVICE_SET,
-        is_alive=link.is_alive,
-        is_drained=link.is_drained,
-        engines=frozenset(base.engines if base is not None else ()),
-        budget_bytes=base.arena_budget_bytes if base is not None else 0,
-        bytes_missing=0 if is_in_memory else need.nbytes,
-        bytes_per_s=bandwidth.mean_bytes_per_s if bandwidth is not None else 0.0,
-        queue_s=sum(load.eta_s for load in state.loads.values()),
-        num_failures=link.num_failures,
-        uncached_prompt_tokens=num_prompt_tokens,
-        prefill_token_s=cost.token_s,
-    )

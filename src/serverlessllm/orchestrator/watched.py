@@ -14,7 +14,15 @@ from contextlib import aclosing, suppress
 from typing import Final, Generic, TypeVar
 
 from serverlessllm.errors import ConflictError, MetadataUnavailableError
-from serverlessllm.metadata.records import AgentRecord, DrainRecord, KeyRecord, ModelRecord, decode, encode
+from serverlessllm.metadata.records import (
+    AgentRecord,
+    DrainRecord,
+    KeyRecord,
+    ModelRecord,
+    WeightsRecord,
+    decode,
+    encode,
+)
 from serverlessllm.metadata.store import (
     Change,
     CompactedError,
@@ -27,7 +35,7 @@ from serverlessllm.orchestrator.changes import Changes
 log = logging.getLogger(__name__)
 
 RETRY_S: Final = 1.0
-R = TypeVar("R", ModelRecord, KeyRecord, AgentRecord, DrainRecord)
+R = TypeVar("R", ModelRecord, KeyRecord, AgentRecord, DrainRecord, WeightsRecord)
 
 
 class Watched(Generic[R]):

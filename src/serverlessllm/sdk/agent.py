@@ -14,11 +14,13 @@ import httpx
 import msgspec
 
 from serverlessllm.config import TlsConfig
-from serverlessllm.errors import UnreachableError, WireError
+from serverlessllm.errors import UnreachableError, WireError, WireVersionError
 from serverlessllm.sdk.request import DELETE_TIMEOUT, raise_for_error
 from serverlessllm.sdk.tls import ClientTls, certificate_error
+from serverlessllm.wire import WIRE_VERSION, is_compatible, refusal
 from serverlessllm.wire.agent import (
     SECRET_HEADER,
+    WIRE_HEADER,
     AgentStatus,
     LoadRequest,
     LoadResult,
@@ -26,7 +28,7 @@ from serverlessllm.wire.agent import (
     UnloadResult,
 )
 from serverlessllm.wire.disk import CleanNode, DiskCleaned, DiskStatus
-from serverlessllm.wire.events import HEARTBEAT_S, AgentEvent
+from serverlessllm.wire.events import HEARTBEAT_S, KNOWN_TAGS, AgentEvent
 from serverlessllm.wire.migrate import MigrateRequest, MigrateResult, RunList
 from serverlessllm.wire.trace_context import TRACEPARENT, current_header
 
@@ -43,6 +45,20 @@ MAX_EVENT_BYTES: Final = 16 << 20
 _events: Final[msgspec.json.Decoder[AgentEvent]] = msgspec.json.Decoder(AgentEvent)
 
 
+class _Version(msgspec.Struct, frozen=True):
+    wire_version: int = -1
+
+
+class _Outline(msgspec.Struct):
+    """As much of an event as any version has."""
+
+    type: str = ""
+    status: _Version = _Version()
+
+
+_outlines: Final = msgspec.json.Decoder(_Outline)
+
+
 class AgentClient:
     """One agent at `address` (`http[s]://host:port`). Close it with `aclose`."""
 
@@ -50,7 +66,7 @@ class AgentClient:
         self.address = address
         self._http = httpx.AsyncClient(
             base_url=address,
-            headers={SECRET_HEADER: secret},
+            headers={SECRET_HEADER: secret, WIRE_HEADER: str(WIRE_VERSION)},
             timeout=TIMEOUT,
             trust_env=False,
             verify=(tls or ClientTls(TlsConfig())).context(address) or False,
@@ -101,7 +117,7 @@ class AgentClient:
                 if not response.is_success:
                     await response.aread()
                     raise_for_error(response)
-                splitter = _EventSplitter()
+                splitter = EventSplitter()
                 async for data in response.aiter_raw():
                     for event in splitter.feed(data):
                         yield event
@@ -142,7 +158,7 @@ def _trace_header() -> dict[str, str]:
     return {TRACEPARENT: header} if header else {}
 
 
-class _EventSplitter:
+class EventSplitter:
     """Bytes of an event stream → (seq, event). Comments are skipped."""
 
     def __init__(self) -> None:
@@ -168,7 +184,21 @@ def _parse(block: bytes) -> tuple[int, AgentEvent] | None:
     try:
         return seq, _events.decode(payload)
     except msgspec.MsgspecError as error:
+        if _is_newer(payload):
+            return None
         raise WireError(f"an agent's event is malformed: {error}", source="agent") from error
+
+
+def _is_newer(payload: bytes) -> bool:
+    """Whether its kind came after us. Raises WireVersionError for a snapshot of a version that we do not read."""
+    try:
+        outline = _outlines.decode(payload)
+    except msgspec.MsgspecError:
+        return False
+    version = outline.status.wire_version
+    if version >= 0 and not is_compatible(version):
+        raise WireVersionError(refusal(version), source="agent")
+    return bool(outline.type) and outline.type not in KNOWN_TAGS
 
 
 def _decode(response: httpx.Response, kind: type[T]) -> T:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypedDict
 
-from serverlessllm.sdk.request import Call, segment
+import httpx
+
+from serverlessllm.sdk.request import Call, raise_for_error, segment
 from serverlessllm.types import EngineKind, Role
 from serverlessllm.wire.admin import (
     AddModel,
@@ -22,6 +24,7 @@ from serverlessllm.wire.admin import (
     KeyList,
     ModelList,
     ModelView,
+    PlacementDecision,
     RequestDetail,
     RequestList,
     StopModel,
@@ -30,6 +33,7 @@ from serverlessllm.wire.admin import (
 from serverlessllm.wire.disk import CleanDisk, CleanedView, DiskView
 from serverlessllm.wire.migrate import Mode
 from serverlessllm.wire.moves import Evacuate, Evacuated, MoveRequest, MoveView
+from serverlessllm.wire.scheduler import ScoreWeights
 
 
 class ModelSettings(TypedDict, total=False):
@@ -40,6 +44,8 @@ class ModelSettings(TypedDict, total=False):
     keep_alive_s: float | None
     options: dict[str, float]
     lazy: bool | None
+    min_replicas: int
+    max_replicas: int | None
 
 
 def list_models() -> Call[ModelList]:
@@ -89,6 +95,27 @@ def evacuate_agent(agent_id: str, mode: Mode) -> Call[Evacuated]:
 
 def drain_agent(agent_id: str, drained: bool) -> Call[AgentView]:
     return Call("POST", f"/admin/agents/{segment(agent_id)}/drain", AgentView, DrainAgent(drained))
+
+
+class DecisionLines(Call[list[PlacementDecision]]):
+    """Answered by one JSON document a line."""
+
+    def read(self, response: httpx.Response) -> list[PlacementDecision]:
+        """See `Call.read`."""
+        raise_for_error(response)
+        return [self._decode(line, PlacementDecision, response) for line in response.content.splitlines()]
+
+
+def list_decisions(limit: int) -> DecisionLines:
+    return DecisionLines("GET", "/admin/decisions", list, params={"limit": str(limit)})
+
+
+def get_weights() -> Call[ScoreWeights]:
+    return Call("GET", "/admin/scheduler/weights", ScoreWeights)
+
+
+def set_weights(weights: ScoreWeights) -> Call[ScoreWeights]:
+    return Call("PUT", "/admin/scheduler/weights", ScoreWeights, weights)
 
 
 def list_requests(limit: int) -> Call[RequestList]:

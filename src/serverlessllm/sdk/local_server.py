@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -36,12 +36,16 @@ class LocalServer:
         env: Mapping[str, str] | None = None,
         log_path: Path | None = None,
         command: str = "serve",
+        launcher: Sequence[str] = (),
     ) -> None:
-        """`command`: `serve`, or one part alone: `orchestrator`, `agent`, `ingest`."""
+        """`command`: `serve`, or one part alone: `orchestrator`, `agent`, `ingest`.
+
+        `launcher` are words before the command that end by executing it: `("nice", "-n", "5")`.
+        """
         self.data_dir = data_dir
         self.log_path = log_path or data_dir / "logs" / f"{command}.log"
         self._command = command
-        self._argv = [sys.executable, "-m", "serverlessllm.cli.main", command, "--json"]
+        self._argv = [*launcher, sys.executable, "-m", "serverlessllm.cli.main", command, "--json"]
         self._argv += ["--data-dir", str(data_dir), "--port", str(port)]
         for name, value in (flags or {}).items():
             self._argv.append(f"--{name}={value}")

@@ -2,7 +2,8 @@
 """Clients of an orchestrator: `Client` blocks, `AsyncClient` awaits; both send the calls of `calls.py`.
 
 Every method raises the typed error that the server sent, UnreachableError when no answer came, WireError when
-the answer is not ours. Closing a chat's iterator cancels the request on the server.
+the answer is not ours. Closing a chat's iterator cancels the request on the server; one whose connection breaks comes
+back for the rest of its answer.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Final, Self, TypeVar, Unpack
 
 import httpx
 
-from serverlessllm.errors import ModelLoadError
+from serverlessllm.errors import ModelLoadError, SllmError
 from serverlessllm.sdk import calls
+from serverlessllm.sdk.chat_stream import ChatStream
 from serverlessllm.sdk.pull_events import PullEvents
 from serverlessllm.sdk.request import (
     DEFAULT_URL,
@@ -30,19 +33,21 @@ from serverlessllm.sdk.request import (
     unreachable,
 )
 from serverlessllm.sdk.start_summary import StartSummary
-from serverlessllm.sdk.stream import StreamItem, StreamParser, TimelineComment
+from serverlessllm.sdk.stream import StreamItem, TimelineComment
 from serverlessllm.types import DEFAULT_TENANT, Role
 from serverlessllm.wire.admin import (
     AgentView,
     KeyCreated,
     KeyView,
     ModelView,
+    PlacementDecision,
     RequestDetail,
     RequestView,
 )
 from serverlessllm.wire.disk import CleanDisk, CleanedView, DiskView
 from serverlessllm.wire.migrate import Mode
 from serverlessllm.wire.moves import Evacuated, MoveView
+from serverlessllm.wire.scheduler import ScoreWeights
 
 T = TypeVar("T")
 Message = Mapping[str, object]
@@ -166,6 +171,18 @@ class Client:
         """
         return self._send(calls.move_request(request_id, to, mode), MOVE_TIMEOUT)
 
+    def decisions(self, limit: int = 100) -> list[PlacementDecision]:
+        """Recent placement decisions, the newest last."""
+        return self._send(calls.list_decisions(limit))
+
+    def weights(self) -> ScoreWeights:
+        """How much each term of a placement's score counts."""
+        return self._send(calls.get_weights())
+
+    def set_weights(self, **factors: float) -> ScoreWeights:
+        """Let these count, 1 where left out. Raises InvalidRequestError; ConflictError when another was faster."""
+        return self._send(calls.set_weights(ScoreWeights(**factors)))
+
     def requests(self, limit: int = 50) -> list[RequestView]:
         """Live and recent requests, the newest first."""
         return self._send(calls.list_requests(limit)).requests
@@ -191,23 +208,33 @@ class Client:
 
         Errors before the headers are raised at the first `next`; later ones are `Error` items.
         """
-        request = self._builder.build(calls.chat(model, messages, parameters), STREAM_TIMEOUT)
-        parser = StreamParser()
-        try:
-            response = self._http.send(request, stream=True)
+        stream = ChatStream(self._builder, calls.chat(model, messages, parameters))
+        while not stream.is_done:
             try:
-                if not response.is_success:
-                    response.read()
-                raise_for_error(response)
-                yield from _headers_summary(response)
-                for data in response.iter_bytes():
-                    yield from parser.feed(data)
-            finally:
-                response.close()
-        except httpx.TransportError as error:
-            if not parser.is_done:
-                raise unreachable(self._builder.base_url, error) from error
-        yield from parser.finish()
+                yield from self._connection(stream)
+                cut = stream.cut_error()
+            except httpx.TransportError as error:
+                cut = unreachable(self._builder.base_url, error)
+            except SllmError as error:
+                cut = error
+            if cut is not None and not stream.is_done:
+                item = stream.broken(cut)
+                yield item
+                time.sleep(item.pause_s)
+
+    def _connection(self, stream: ChatStream) -> Generator[StreamItem]:
+        """What one connection brings. Raises: TransportError, the error that the server sent."""
+        response = self._http.send(stream.request(), stream=True)
+        try:
+            if not response.is_success:
+                response.read()
+            raise_for_error(response)
+            stream.answered()
+            yield from _headers_summary(response)
+            for data in response.iter_bytes():
+                yield from stream.feed(data)
+        finally:
+            response.close()
 
     def close(self) -> None:
         """Close the connections."""
@@ -309,6 +336,15 @@ class AsyncClient:
         """See `Client.move_request`."""
         return await self._send(calls.move_request(request_id, to, mode), MOVE_TIMEOUT)
 
+    async def decisions(self, limit: int = 100) -> list[PlacementDecision]:
+        return await self._send(calls.list_decisions(limit))
+
+    async def weights(self) -> ScoreWeights:
+        return await self._send(calls.get_weights())
+
+    async def set_weights(self, **factors: float) -> ScoreWeights:
+        return await self._send(calls.set_weights(ScoreWeights(**factors)))
+
     async def requests(self, limit: int = 50) -> list[RequestView]:
         return (await self._send(calls.list_requests(limit))).requests
 
@@ -327,26 +363,36 @@ class AsyncClient:
     async def chat(
         self, model: str, messages: Sequence[Message], **parameters: object
     ) -> AsyncGenerator[StreamItem]:
-        request = self._builder.build(calls.chat(model, messages, parameters), STREAM_TIMEOUT)
-        parser = StreamParser()
-        try:
-            response = await self._http.send(request, stream=True)
+        stream = ChatStream(self._builder, calls.chat(model, messages, parameters))
+        while not stream.is_done:
             try:
-                if not response.is_success:
-                    await response.aread()
-                raise_for_error(response)
-                for item in _headers_summary(response):
-                    yield item
-                async for data in response.aiter_bytes():
-                    for item in parser.feed(data):
+                async with aclosing(self._connection(stream)) as items:
+                    async for item in items:
                         yield item
-            finally:
-                await response.aclose()
-        except httpx.TransportError as error:
-            if not parser.is_done:
-                raise unreachable(self._builder.base_url, error) from error
-        for item in parser.finish():
-            yield item
+                cut = stream.cut_error()
+            except httpx.TransportError as error:
+                cut = unreachable(self._builder.base_url, error)
+            except SllmError as error:
+                cut = error
+            if cut is not None and not stream.is_done:
+                reconnecting = stream.broken(cut)
+                yield reconnecting
+                await asyncio.sleep(reconnecting.pause_s)
+
+    async def _connection(self, stream: ChatStream) -> AsyncGenerator[StreamItem]:
+        response = await self._http.send(stream.request(), stream=True)
+        try:
+            if not response.is_success:
+                await response.aread()
+            raise_for_error(response)
+            stream.answered()
+            for item in _headers_summary(response):
+                yield item
+            async for data in response.aiter_bytes():
+                for item in stream.feed(data):
+                    yield item
+        finally:
+            await response.aclose()
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -33,6 +33,9 @@ STREAM_TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0, read=None)
 """A held request is silent for as long as its model needs; the server's own deadlines end it."""
 
 
+D = TypeVar("D")
+
+
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
     """A request and the type of its answer. `path` is quoted already; `result` None = no body expected."""
@@ -49,8 +52,12 @@ class Call(Generic[T]):
         Raises: the `SllmError` that the server sent; WireError when the answer is not ours.
         """
         raise_for_error(response)
+        return self._decode(response.content or b"null", self.result, response)
+
+    @staticmethod
+    def _decode(content: bytes, kind: type[D], response: httpx.Response) -> D:
         try:
-            return msgspec.json.decode(response.content or b"null", type=self.result)
+            return msgspec.json.decode(content, type=kind)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise WireError(
                 f"{response.request.url} answered in an unexpected form ({error}); is it a ServerlessLLM "

@@ -66,7 +66,17 @@ class Error:
     error: SllmError
 
 
-StreamItem = Progress | Chunk | TimelineComment | Done | Error
+@dataclass(frozen=True, slots=True)
+class Reconnecting:
+    """The connection broke; after `pause_s` the rest of the answer is asked for. `num_try` of `max_tries`."""
+
+    num_try: int
+    max_tries: int
+    pause_s: float
+    reason: str
+
+
+StreamItem = Progress | Chunk | TimelineComment | Done | Error | Reconnecting
 
 
 class _Delta(msgspec.Struct):

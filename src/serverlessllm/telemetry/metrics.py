@@ -11,6 +11,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from serverlessllm import __version__
+from serverlessllm.telemetry.histogram import LoopHistogram
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 FINE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -35,7 +36,7 @@ class OrchestratorMetrics:
             ["endpoint", "status", "start"],
             registry=registry,
         )
-        self.start_seconds = Histogram(
+        self.start_seconds = LoopHistogram(
             "sllm_start_seconds",
             "Duration of a phase of a start (queue, place, fetch, read, bind, prefill, first_token), by the kind "
             "of start and the tier the bytes came from.",
@@ -43,21 +44,21 @@ class OrchestratorMetrics:
             buckets=SECONDS,
             registry=registry,
         )
-        self.time_to_first_token = Histogram(
+        self.time_to_first_token = LoopHistogram(
             "gen_ai_server_time_to_first_token_seconds",
             "Arrival of a request to its first token on the wire.",
             ["model", "start"],
             buckets=SECONDS,
             registry=registry,
         )
-        self.time_per_output_token = Histogram(
+        self.time_per_output_token = LoopHistogram(
             "gen_ai_server_time_per_output_token_seconds",
             "Mean time per token after the first, per request (TPOT).",
             ["model"],
             buckets=FINE_SECONDS,
             registry=registry,
         )
-        self.inter_token_seconds = Histogram(
+        self.inter_token_seconds = LoopHistogram(
             "sllm_inter_token_seconds",
             "Gap between two reads of a stream that carried tokens (ITL as the proxy sees it).",
             ["model"],
@@ -76,6 +77,12 @@ class OrchestratorMetrics:
         )
         for outcome in ("ok", "failed", "cancelled"):
             self.wakes.labels(outcome)
+        self.scalings = Counter(
+            "sllm_scalings",
+            "What scaling did beyond a first replica: grow (one more), shrink (one less), warm (bytes into memory).",
+            ["kind"],
+            registry=registry,
+        )
         self.resumes = Counter(
             "sllm_resumes",
             "Streams that broke after their first token, by reason and outcome (attached, continued, failed).",

@@ -13,3 +13,8 @@ WIRE_VERSION: Final = 1
 def is_compatible(version: int) -> bool:
     """Whether we understand a process of that version: neighbours do, so that a cluster is upgraded one by one."""
     return abs(version - WIRE_VERSION) <= 1
+
+
+def refusal(version: int) -> str:
+    """What to say to, or of, a process of a version that is not compatible."""
+    return f"it speaks wire version {version}, we {WIRE_VERSION}; upgrade the older one"

@@ -14,6 +14,8 @@ import msgspec
 from serverlessllm.errors import InvalidRequestError
 from serverlessllm.types import (
     DEFAULT_TENANT,
+    MAX_TENSOR_PARALLEL,
+    TENSOR_PARALLEL_OPTION,
     EngineKind,
     Role,
     StartKind,
@@ -32,10 +34,15 @@ ModelState = Literal["registering", "remote", "ready", "failed"]
 RequestState = Literal["held", "running", "done", "failed", "cancelled"]
 """held: its model wakes · running: sent to an agent · the others: finished, with `status` and `error`."""
 
-DECISION_VERSION: Final = 1
+DecisionKind = Literal["wake", "replica", "warm", "route"]
+"""A sleeping model's first replica · one more of a model whose queue is long · only bytes into memory, before they
+are called for · which of several ready replicas took a request."""
+
+DECISION_VERSION: Final = 2
 MAX_SOURCE_BYTES: Final = 4096
 MAX_KEY_NAME_BYTES: Final = 200
 MAX_OPTIONS: Final = 64
+MAX_REPLICAS: Final = 1024
 
 
 class AddModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,7 +51,8 @@ class AddModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `lazy`: fetch and convert at the first call (True) or now (False); None: what lies elsewhere at the first call.
     `dtype` rounds the weights once, at conversion (None keeps them). `keep_alive_s` None takes the server's.
-    `options` go to the engine as they are.
+    `options` go to the engine as they are. `min_replicas` stay awake, whoever calls or not; at most `max_replicas`
+    are added while its queue is long (None: one per node).
     """
 
     name: str
@@ -54,6 +62,8 @@ class AddModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_alive_s: float | None = None
     options: dict[str, float] = {}
     lazy: bool | None = None
+    min_replicas: int = 0
+    max_replicas: int | None = None
 
 
 def parse_add_model(body: bytes) -> AddModel:
@@ -71,9 +81,26 @@ def parse_add_model(body: bytes) -> AddModel:
         )
     if request.keep_alive_s is not None and not 0 <= request.keep_alive_s < float("inf"):
         raise InvalidRequestError("keep_alive_s: must not be negative", param="keep_alive_s")
+    _check_replicas(request)
     if len(request.options) > MAX_OPTIONS:
         raise InvalidRequestError(f"options: at most {MAX_OPTIONS}", param="options")
+    num_ranks = request.options.get(TENSOR_PARALLEL_OPTION, 1)
+    if num_ranks not in range(1, MAX_TENSOR_PARALLEL + 1):
+        raise InvalidRequestError(
+            f"options.{TENSOR_PARALLEL_OPTION}: a whole number from 1 to {MAX_TENSOR_PARALLEL}",
+            param="options",
+        )
     return request
+
+
+def _check_replicas(request: AddModel) -> None:
+    if not 0 <= request.min_replicas <= MAX_REPLICAS:
+        raise InvalidRequestError(f"min_replicas: from 0 to {MAX_REPLICAS}", param="min_replicas")
+    highest = request.max_replicas
+    if highest is not None and not max(1, request.min_replicas) <= highest <= MAX_REPLICAS:
+        raise InvalidRequestError(
+            f"max_replicas: from 1 to {MAX_REPLICAS}, and not below min_replicas", param="max_replicas"
+        )
 
 
 class IngestProgress(msgspec.Struct, frozen=True):
@@ -122,6 +149,8 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True):
     num_held: int = 0
     resolved: str | None = None
     origins: list[str] = []
+    min_replicas: int = 0
+    max_replicas: int | None = None
 
 
 class ModelList(msgspec.Struct, frozen=True):
@@ -188,7 +217,7 @@ class Candidate(msgspec.Struct, frozen=True):
     """One (agent, device set) that a decision looked at.
 
     `rejected` says which filter dropped it; else `terms_s` are the expected seconds by
-    reason (queue, load, kv, failures) before weighting and `score_s` their weighted sum.
+    reason (queue, load, kv, evict, failures) before weighting and `score_s` their weighted sum.
     """
 
     agent_id: str
@@ -199,7 +228,12 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class PlacementDecision(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a replica is where it is. `probability` is the chance with which the pick was made among ties."""
+    """Why a replica is where it is, or why a request went there.
+
+    `probability` is the chance with which the pick was made among ties. `request_id` is the request that was routed,
+    or the first that a loaded replica answered; `ttft_ms` its TTFT. `wake_ms`: until the replica was ready.
+    `outcome`: ready, cancelled, or an error's code; of a route the request's end.
+    """
 
     model: str
     revision: str
@@ -210,7 +244,10 @@ class PlacementDecision(msgspec.Struct, frozen=True, kw_only=True):
     picked: str | None
     probability: float
     version: int = DECISION_VERSION
+    kind: DecisionKind = "wake"
+    request_id: str | None = None
     wake_ms: float | None = None
+    ttft_ms: float | None = None
     outcome: str | None = None
 
 

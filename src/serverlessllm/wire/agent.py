@@ -2,7 +2,8 @@
 """Orchestrator ⇄ agent: the bodies of `/load`, `/unload`, `/status`, and the headers of `/infer`.
 
 `/infer` takes the client's body untouched; all that the orchestrator adds travels in headers.
-Every call carries the cluster secret in `x-sllm-secret`.
+Every call carries the cluster secret in `x-sllm-secret` and the caller's version in `x-sllm-wire`. Fields that a
+neighbouring version added are ignored; new ones have defaults.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from serverlessllm.wire.openai import Endpoint
 from serverlessllm.wire.trace_context import TRACEPARENT, parse
 
 SECRET_HEADER: Final = "x-sllm-secret"
+WIRE_HEADER: Final = "x-sllm-wire"
+"""The caller's `WIRE_VERSION`; an agent refuses one that is not its own or a neighbour's."""
 REQUEST_ID_HEADER: Final = "x-request-id"
 AGENT_TIMING_HEADER: Final = "x-sllm-timing"
 """Of `/infer`'s response: JSON `InferTiming`."""
@@ -29,13 +32,22 @@ SEED_HEADER: Final = "x-sllm-seed"
 HOP_HEADER: Final = "x-sllm-hop"
 
 
-class LoadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Loss(msgspec.Struct, frozen=True, array_like=True):
+    """Expected seconds that callers lose when a revision is unbound on a node, and when its bytes leave DRAM."""
+
+    unbind_s: float
+    evict_s: float
+
+
+class LoadRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """`POST /load`: bring `revision` up as a replica of `model`. Answers when it is ready, or with an error.
 
     `artifact` is the artifact's directory on this node. `attempt` fences: a lower one than seen is refused.
     `evict_idle`: whether idle replicas of other models may be unbound to make room.
     `origins` are remote artifact directories (`s3://…/<revision>`, `https://…/<revision>`) from which bytes come
     that this node lacks or has wrong. A step of `priority` doubles the load's share of disk and network.
+    `losses`: revision → what its going would cost others; where room must be made, the least of them goes first.
+    `warm_only`: only the bytes are brought into DRAM, and the text is parsed; no slot is taken, no seat, no replica.
     """
 
     model: str
@@ -48,6 +60,8 @@ class LoadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     evict_idle: bool = True
     origins: list[str] = []
     priority: int = 0
+    losses: dict[str, Loss] = {}
+    warm_only: bool = False
 
 
 class LoadResult(msgspec.Struct, frozen=True):
@@ -74,7 +88,7 @@ class LoadResult(msgspec.Struct, frozen=True):
     is_streaming: bool = False
 
 
-class UnloadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class UnloadRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """`POST /unload`: unbind. `drop_bytes` frees the region too; `only_idle` refuses while requests run."""
 
     model: str
@@ -93,7 +107,8 @@ class UnloadResult(msgspec.Struct, frozen=True):
 class ReplicaStatus(msgspec.Struct, frozen=True):
     """One replica, as the agent sees it. `idle_s` since its last request ended; 0 while one runs.
 
-    `is_loading`: it is ready, and its bytes still arrive.
+    `is_loading`: it is ready, and its bytes still arrive. `num_seats` requests are computed together; 0: not
+    known yet. `request_s`: how long one held its seat, on the mean of the last ones; 0: none has ended yet.
     """
 
     model: str
@@ -107,6 +122,8 @@ class ReplicaStatus(msgspec.Struct, frozen=True):
     num_queued: int
     idle_s: float
     is_loading: bool = False
+    num_seats: int = 0
+    request_s: float = 0.0
 
 
 class RegionStatus(msgspec.Struct, frozen=True):
@@ -156,7 +173,8 @@ class LoadProgressStatus(msgspec.Struct, frozen=True):
 class AgentStatus(msgspec.Struct, frozen=True):
     """`GET /status`, and the snapshot of `/events`. `boot_id` changes with each start of the agent.
 
-    `dtypes`: engine → compute dtype, once it is known.
+    `dtypes`: engine → compute dtype, once it is known. `max_num_ranks`: the most ranks of one model here.
+    `max_replicas` are bound at once; 0: not told. `on_disk`: the revisions whose artifacts lie on this node's disk.
     """
 
     agent_id: str
@@ -173,6 +191,9 @@ class AgentStatus(msgspec.Struct, frozen=True):
     slots: dict[str, int]
     dtypes: dict[str, str] = {}
     prefault: PrefaultStatus | None = None
+    max_num_ranks: int = 1
+    max_replicas: int = 0
+    on_disk: list[str] = []
 
 
 class StreamedLoad(msgspec.Struct, frozen=True):
@@ -239,7 +260,7 @@ class InferHeaders(msgspec.Struct, frozen=True):
             "x-sllm-priority": str(self.priority),
             "x-sllm-cache-salt": self.cache_salt,
             SEED_HEADER: str(self.seed),
-            "x-sllm-wire": str(WIRE_VERSION),
+            WIRE_HEADER: str(WIRE_VERSION),
             **({HOP_HEADER: str(self.hop)} if self.hop else {}),
             **({TRACEPARENT: self.traceparent} if self.traceparent else {}),
             **(

@@ -75,7 +75,7 @@ class CleanDisk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     dry_run: bool = False
 
 
-class CleanNode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CleanNode(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`POST /disk/clean` of an agent: `wish`, and revision → models registered with it, which agents do not know."""
 
     wish: CleanDisk

@@ -9,7 +9,7 @@ A heartbeat each second says: alive.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, get_args
 
 import msgspec
 
@@ -107,3 +107,6 @@ AgentEvent = (
     | KvChanged
     | Heartbeat
 )
+
+KNOWN_TAGS: Final = frozenset(kind.__struct_config__.tag for kind in get_args(AgentEvent))
+"""Events of other kinds are of a newer agent, and are skipped."""

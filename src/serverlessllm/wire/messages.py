@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, Final, Literal
 
 import msgspec
@@ -44,6 +45,13 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.content or ""
 
 
+UNSUPPORTED: Final = ("refusal", "annotations", "audio", "function_call")
+PLAIN_ROLES: Final = ("user", "system", "assistant")
+_further: Final = attrgetter("tool_calls", "tool_call_id", *UNSUPPORTED)
+_NOTHING_FURTHER: Final = (None,) * (2 + len(UNSUPPORTED))
+"""Of a message that is a role and a text: by far the most."""
+
+
 def check_messages(messages: Sequence[Message]) -> None:
     """Raises: InvalidRequestError, UnsupportedFieldError naming the field."""
     if not messages:
@@ -52,8 +60,10 @@ def check_messages(messages: Sequence[Message]) -> None:
         raise InvalidRequestError(f"messages: at most {MAX_MESSAGES}", param="messages")
     called: set[str] = set()
     for index, message in enumerate(messages):
+        if message.role in PLAIN_ROLES and _further(message) == _NOTHING_FURTHER:
+            continue
         at = f"messages[{index}]"
-        for field in ("refusal", "annotations", "audio", "function_call"):
+        for field in UNSUPPORTED:
             if getattr(message, field) not in (None, []):
                 raise UnsupportedFieldError(
                     f"{at}.{field}: not supported; leave it out", param=f"{at}.{field}"

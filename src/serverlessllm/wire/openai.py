@@ -9,6 +9,8 @@ Knows no model: context length and templates are checked by the agent that has t
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any, Final, Literal
 
 import msgspec
@@ -179,16 +181,39 @@ def _or(value: float | None, default: float) -> float:
     return default if value is None else value
 
 
+_Reader = tuple[tuple[str, ...], Callable[[object], tuple[object, ...]]]
+
+
+def _reader(kind: type[ChatRequest | CompletionRequest], rules: Mapping[str, object]) -> _Reader:
+    """The kind's fields that `rules` has, and what reads all of them at once, after `model`."""
+    known = tuple(name for name in rules if name in kind.__struct_fields__)
+    return known, attrgetter("model", *known)
+
+
+_Readers = Mapping[type[ChatRequest] | type[CompletionRequest], _Reader]
+_NEUTRAL_FIELDS: Final[_Readers] = {kind: _reader(kind, NEUTRAL) for kind in (ChatRequest, CompletionRequest)}
+_BOUNDED_FIELDS: Final[_Readers] = {kind: _reader(kind, BOUNDS) for kind in (ChatRequest, CompletionRequest)}
+
+
+def _given(request: ChatRequest | CompletionRequest, readers: _Readers) -> list[str]:
+    """The fields with a rule that the request has a value for: mostly none, and this is on the hot path."""
+    names, read = readers[type(request)]
+    values = read(request)[1:]
+    if values.count(None) == len(values):
+        return []
+    return [name for name, value in zip(names, values, strict=True) if value is not None]
+
+
 def _check_fields(request: ChatRequest | CompletionRequest) -> None:
     check_model_name(request.model)
-    for name, neutral in NEUTRAL.items():
-        value = getattr(request, name, None)
-        if value is None or any(value == off and type(value) is type(off) for off in neutral):
+    for name in _given(request, _NEUTRAL_FIELDS):
+        value, neutral = getattr(request, name), NEUTRAL[name]
+        if any(value == off and type(value) is type(off) for off in neutral):
             continue
         raise UnsupportedFieldError(f"{name}: not supported by this server yet; leave it out", param=name)
-    for name, (low, high) in BOUNDS.items():
-        value = getattr(request, name, None)
-        if value is not None and not low <= value <= high:
+    for name in _given(request, _BOUNDED_FIELDS):
+        value, (low, high) = getattr(request, name), BOUNDS[name]
+        if not low <= value <= high:
             raise InvalidRequestError(
                 f"{name}: {value} is out of range; must be between {low} and {high}", param=name
             )
@@ -204,7 +229,7 @@ def _check_fields(request: ChatRequest | CompletionRequest) -> None:
     stops = request.stops
     if len(stops) > MAX_STOPS:
         raise InvalidRequestError(f"stop: at most {MAX_STOPS} strings", param="stop")
-    if any(not stop or len(stop.encode("utf-8", "replace")) > MAX_STOP_BYTES for stop in stops):
+    if stops and any(not stop or len(stop.encode("utf-8", "replace")) > MAX_STOP_BYTES for stop in stops):
         raise InvalidRequestError(f"stop: strings of 1 to {MAX_STOP_BYTES} bytes", param="stop")
 
 

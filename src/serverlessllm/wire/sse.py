@@ -55,6 +55,21 @@ def last_seq(data: bytes) -> int | None:
     return None
 
 
+def after(events: bytes, seq: int) -> bytes:
+    """Of whole events, what a reader lacks who has all up to `seq`; b"" when he has all.
+
+    A chunk without choices (usage) has no ids of its own: he gets it, perhaps again.
+    """
+    at = 0
+    while (end := events.find(END, at)) >= 0:
+        event = events[at:end]
+        number = last_seq(event)
+        if number is None or number > seq or b'"choices":[]' in event:
+            return events[at:]
+        at = end + len(END)
+    return b""
+
+
 class StreamRelay:
     """Passes an agent's bytes to the client, whole events only.
 

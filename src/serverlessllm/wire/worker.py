@@ -81,6 +81,7 @@ class Attach(msgspec.Struct, frozen=True, tag="attach"):
     `kv_cache_bytes` bounds the blocks of keys and values; 0 = the engine's choice.
     `shards` are (offset, nbytes) in the region, in order of arrival, of which the first `num_ready` are whole: none
     of the others may be read yet. No shards: all is there.
+    `packs_weights`: a copy of them in the order of the engine's kernels may be made later.
     """
 
     revision: str
@@ -92,6 +93,7 @@ class Attach(msgspec.Struct, frozen=True, tag="attach"):
     kv_cache_bytes: int = 0
     shards: list[tuple[int, int]] = []
     num_ready: int = 0
+    packs_weights: bool = False
 
 
 class Attached(msgspec.Struct, frozen=True, tag="attached"):
@@ -270,6 +272,10 @@ class Early(msgspec.Struct, frozen=True, tag="early"):
     parts: list[tuple[int, bytes]]
 
 
+class Advance(msgspec.Struct, frozen=True, tag="advance"):
+    """Rank 0 → the other ranks of its group: compute the next step beside me. Never between agent and worker."""
+
+
 ToWorker = (
     Attach
     | LoadAdapter
@@ -282,6 +288,7 @@ ToWorker = (
     | Extend
     | TakeBlocks
     | PutBlocks
+    | Advance
 )
 FromWorker = (
     Hello

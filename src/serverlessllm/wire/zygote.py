@@ -20,7 +20,8 @@ MAX_PACKET_BYTES: Final = 64 << 10
 class Fork(msgspec.Struct, frozen=True, tag="fork"):
     """Agent → zygote: start a worker that listens in `directory` and computes in `dtype` on `device`.
 
-    A worker on a GPU page-locks the arena file `arena_path` while it waits; empty: there is none.
+    `world_size` of them compute together: the first listens, and when one ends the zygote ends them all. A worker on
+    a GPU page-locks the arena file `arena_path` while it waits; empty: there is none.
     """
 
     slot_id: str
@@ -29,6 +30,7 @@ class Fork(msgspec.Struct, frozen=True, tag="fork"):
     num_threads: int
     device: str = "cpu"
     arena_path: str = ""
+    world_size: int = 1
 
 
 class ChooseDtype(msgspec.Struct, frozen=True, tag="choose_dtype"):
@@ -53,7 +55,10 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class Forked(msgspec.Struct, frozen=True, tag="forked"):
-    """Zygote → agent: the worker exists and its socket accepts connections; it may not be primed yet."""
+    """Zygote → agent: the worker exists and its socket accepts connections; it may not be primed yet.
+
+    `pid` is rank 0's.
+    """
 
     slot_id: str
     pid: int
@@ -75,7 +80,10 @@ class DtypeChosen(msgspec.Struct, frozen=True, tag="dtype_chosen"):
 
 
 class Exited(msgspec.Struct, frozen=True, tag="exited"):
-    """Zygote → agent: a child was reaped. `exit_code` < 0 is the number of the signal that killed it."""
+    """Zygote → agent: a child was reaped; of a group, all of them were, and this is the first that ended.
+
+    `exit_code` < 0 is the number of the signal that killed it.
+    """
 
     slot_id: str
     pid: int

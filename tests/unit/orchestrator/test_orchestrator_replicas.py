@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from serverlessllm.orchestrator.agent_link import AgentLink
-from serverlessllm.orchestrator.replicas import Replica, ReplicaTable
+from serverlessllm.orchestrator.replicas import DOUBT_S, Replica, ReplicaTable
 from serverlessllm.wire.agent import AgentStatus, ReplicaStatus
-from serverlessllm.wire.events import AgentEvent, ReplicaChanged, Snapshot
+from serverlessllm.wire.events import AgentEvent, Heartbeat, ReplicaChanged, Snapshot
 from support.hand_clock import HandClock
 
 READY = ReplicaStatus("m", "r", 5, "ready", "torch", "cpu", 7, 0, 0, 0.0)
@@ -81,6 +81,27 @@ def test_late_event_does_not_bring_back_what_we_dropped(scene: Scene) -> None:
     scene.table.drop(scene.table.add(scene.link, "m", "r", 5))
     scene.hear(state="ready")
     assert scene.get() is None
+
+
+def test_what_the_agent_still_has_a_while_after_we_dropped_it_is_believed(scene: Scene) -> None:
+    scene.table.drop(scene.table.add(scene.link, "m", "r", 5))
+    scene.link.state.apply(ReplicaChanged(READY))
+    scene.table.apply(scene.link, Heartbeat("b"))
+    assert scene.get() is None
+    scene.clock.advance(DOUBT_S)
+    scene.table.apply(scene.link, Heartbeat("b"))
+    assert scene.get() is not None
+
+
+def test_late_drop_of_what_a_snapshot_told_anew_changes_nothing(scene: Scene) -> None:
+    old = scene.table.add(scene.link, "m", "r", 5)
+    scene.table.drop_agent(scene.link)
+    scene.snapshot(msgspec.structs.replace(READY, num_running=2))
+    scene.table.drop(old)
+    scene.hear(num_running=0)
+    replica = scene.get()
+    assert replica is not None
+    assert replica.num_remote == 0
 
 
 def test_snapshot_is_believed_again(scene: Scene) -> None:

@@ -11,10 +11,12 @@ from serverlessllm.orchestrator.agent_link import AgentLink
 from serverlessllm.orchestrator.agents import Agents
 from serverlessllm.orchestrator.breakers import Breakers
 from serverlessllm.orchestrator.decisions import DecisionRing
+from serverlessllm.orchestrator.node_feed import NodeFeed
+from serverlessllm.orchestrator.placement.score import DEFAULT_WEIGHTS
 from serverlessllm.orchestrator.prefill_costs import PrefillCosts
 from serverlessllm.orchestrator.prompt import Prompt
 from serverlessllm.orchestrator.replicas import Replica, ReplicaTable
-from serverlessllm.orchestrator.routing import Routing
+from serverlessllm.orchestrator.routing import MAX_LOOKED_AT, Routing
 from serverlessllm.telemetry.metrics import OrchestratorMetrics
 from serverlessllm.telemetry.timeline import Timeline
 from serverlessllm.wire import openai
@@ -39,16 +41,19 @@ class Deaf:
 
 
 class Scene:
-    """Two agents, each with a ready replica of one model."""
+    """Agents, each with a ready replica of one model."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_replicas: int = 2) -> None:
         clock = HandClock()
         self.table = ReplicaTable(clock)
         self.costs = PrefillCosts()
         self.decisions = DecisionRing()
         breakers = Breakers(Agents([], "s", clock, Deaf()), OrchestratorMetrics())
-        self.routing = Routing(self.table, self.costs, self.decisions, clock, breakers)
-        self.one, self.two = (self._replica(number, clock) for number in (1, 2))
+        self.routing = Routing(
+            self.table, self.costs, self.decisions, NodeFeed(), lambda: DEFAULT_WEIGHTS, clock, breakers
+        )
+        self.replicas = [self._replica(number, clock) for number in range(1, 1 + num_replicas)]
+        self.one, self.two = self.replicas[:2]
 
     def _replica(self, number: int, clock: HandClock) -> Replica:
         link = AgentLink(f"http://127.0.0.1:{number}", "s", clock, Deaf())
@@ -128,3 +133,15 @@ def test_lone_replica_needs_no_decision(scene: Scene) -> None:
     scene.table.drop(scene.two)
     assert scene.pick() is None
     assert scene.decisions.route("q") is None
+
+
+def test_of_very_many_replicas_the_one_that_has_the_prompt_is_found() -> None:
+    scene = Scene(num_replicas=4 * MAX_LOOKED_AT)
+    for number in (0, 77, 191):
+        replica = scene.replicas[number]
+        scene.has(replica, NAMES)
+        assert scene.pick() is replica
+        scene.table.drop(replica)
+    assert scene.pick() is not None
+    route = scene.decisions.route("q")
+    assert route is not None and len(route.candidates) == MAX_LOOKED_AT

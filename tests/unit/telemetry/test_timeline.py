@@ -42,7 +42,9 @@ def test_server_timing_lists_every_phase() -> None:
     line.note_wake(LOAD, 240.0)
     line.note_first_token(InferTiming(1.0, 38.0, 37), 285.0)
     header = line.server_timing()
-    assert header.startswith("queue;dur=1.0, place;dur=0.0, fetch;dur=0.0, read;dur=200.0, bind;dur=40.0")
+    assert header.startswith(
+        "queue;dur=1.00, place;dur=0.00, fetch;dur=0.00, read;dur=200.00, bind;dur=40.00"
+    )
     assert 'start;desc="warm"' in header
 
 

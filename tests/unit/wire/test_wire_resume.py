@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -31,6 +33,12 @@ GOLDEN = (
 
 def test_message_has_golden_bytes() -> None:
     assert encode_resume(HEAD, b'{"model":"m"}') == GOLDEN
+
+
+def test_page_shows_the_golden_bytes() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "stream.md").read_text()
+    found = re.search(r"```golden resume\n(.*?)```", page, re.DOTALL)
+    assert found is not None and bytes.fromhex(found[1]) == GOLDEN
 
 
 def test_golden_bytes_read_back() -> None:

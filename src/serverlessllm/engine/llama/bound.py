@@ -24,6 +24,9 @@ from serverlessllm.engine.llama.kv_cache import KvCache
 from serverlessllm.engine.llama.layer_stream import LayerStream
 from serverlessllm.engine.llama.lora import LoraAdapter
 from serverlessllm.engine.llama.model import LlamaBlocks, LlamaModel
+from serverlessllm.engine.llama.packing import Packer, can_pack, default_budget_bytes
+from serverlessllm.engine.llama.rank_group import RankGroup
+from serverlessllm.engine.llama.rank_tensors import RankTensors
 from serverlessllm.engine.llama.region import RegionTensors
 from serverlessllm.engine.llama.rope import RopeTable
 from serverlessllm.engine.llama.sampling.grammar import AnswerGrammar, GrammarCompiler
@@ -36,11 +39,15 @@ from serverlessllm.wire.worker import Generate
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a model computes, and the page-locked arena that its weights come from, if there is one."""
+    """Where a model computes, and the page-locked arena that its weights come from, if there is one.
+
+    `group`: the ranks that compute it together, each a part of it.
+    """
 
     dtype: torch.dtype
     device: torch.device
     arena: HostArena | None
+    group: RankGroup | None = None
 
 
 class Bound:
@@ -51,10 +58,12 @@ class Bound:
     def __init__(self, weights: Weights, limits: EngineLimits, place: Place, clock: Clock) -> None:
         """Raises: EngineError, UnsupportedCheckpointError, CheckpointFormatError."""
         dtype, device = place.dtype, place.device
-        self.config = config = LlamaConfig.parse(weights.layout.architecture)
+        whole = LlamaConfig.parse(weights.layout.architecture)
+        self.group = group = place.group
+        self.config = config = whole if group is None else group.config_of(whole)
         own = config.max_position_tokens
         self.max_model_len_tokens = min(limits.max_model_len_tokens or own, own)
-        num_blocks = _num_blocks(config, limits.kv_cache_bytes, dtype, device)
+        num_blocks = _num_blocks(config, limits.kv_cache_bytes, place)
         self.max_model_len_tokens = min(self.max_model_len_tokens, num_blocks * BLOCK_TOKENS)
         # Whole blocks: a window is as long as the blocks of its sequence.
         window_tokens = num_blocks_for(self.max_model_len_tokens) * BLOCK_TOKENS
@@ -71,13 +80,15 @@ class Bound:
             cache, embed_slot, config.vocab_size, self.max_model_len_tokens, dtype, device
         )
         self.copied_bytes = 0
+        self._packer: Packer | None = None
+        self._packs_weights = limits.packs_weights and can_pack(dtype, device)
         self.stream: LayerStream | None = None
         self._arriving: DeviceWeights | None = None
         if weights.num_ready < len(weights.shards):
             blocks = LlamaBlocks(config, cache, self._rope)
             self.stream = LayerStream(config, weights, blocks, self.scheduler, dtype, clock, self.adapters)
         else:
-            self._use(self._read(weights, place))
+            self._use(self._read(whole, weights, place))
 
     def begin_grammar(self, request: Generate) -> AnswerGrammar | None:
         """Raises: EngineError when no spellings came; as `GrammarCompiler.begin`."""
@@ -94,17 +105,32 @@ class Bound:
             self.stream = None
 
     def _use(self, weights: LlamaWeights) -> None:
-        self.model = LlamaModel(self.config, weights, self._cache, self._rope)
+        self.model = LlamaModel(self.config, weights, self._cache, self._rope, self.group)
+        if self._packs_weights:
+            self._packer = Packer(weights, default_budget_bytes())
+
+    def note_step(self) -> None:
+        """A decoding step is over: time to pack weights, perhaps."""
+        if self._packer is not None and self._packer.note_step():
+            self.model.use(self._packer.weights)
+
+    def drop_packed(self) -> None:
+        """Hold no copies of weights."""
+        if self._packer is not None:
+            self._packer.drop()
+            self.model.use(self._packer.weights)
 
     def finish_copies(self) -> None:
         """Block until no copy reads the region any more."""
         if self._arriving is not None:
             self._arriving.finish()
 
-    def _read(self, weights: Weights, place: Place) -> LlamaWeights:
-        """Views of the region on the CPU, copies of it on a GPU."""
+    def _read(self, whole: LlamaConfig, weights: Weights, place: Place) -> LlamaWeights:
+        """Views of the region on the CPU, copies of it on a GPU. `whole` describes all ranks' parts together."""
         if place.device.type == "cpu":
             tensors = RegionTensors(weights, place.dtype)
+            if place.group is not None:
+                tensors = RankTensors(whole, weights, place.dtype, place.group)
             llama_weights = read_weights(self.config, tensors)
             self.copied_bytes = tensors.copied_bytes
             return llama_weights
@@ -117,13 +143,13 @@ class Bound:
         return self._arriving.weights
 
 
-def _num_blocks(config: LlamaConfig, kv_cache_bytes: int, dtype: torch.dtype, device: torch.device) -> int:
-    """Blocks of one replica. Raises: EngineError when not one fits."""
-    if device.type == "cpu":
+def _num_blocks(config: LlamaConfig, kv_cache_bytes: int, place: Place) -> int:
+    """Blocks of one replica; of a rank as many, each with its heads. Raises: EngineError when not one fits."""
+    if place.device.type == "cpu":
         memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     else:
-        memory_bytes, _ = torch.cuda.mem_get_info(device)
-    one_bytes = block_bytes(config, dtype)
+        memory_bytes, _ = torch.cuda.mem_get_info(place.device)
+    one_bytes = block_bytes(config, place.dtype) * (1 if place.group is None else place.group.world_size)
     num_blocks = (kv_cache_bytes or default_bytes(memory_bytes)) // one_bytes
     if num_blocks < 1:
         raise EngineError(

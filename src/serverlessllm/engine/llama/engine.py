@@ -16,8 +16,9 @@ import numpy.typing as npt
 import torch
 
 from serverlessllm.clock import Clock, SystemClock
-from serverlessllm.engine.base import BindReport, EngineLimits, Weights
+from serverlessllm.engine.base import BindReport, EngineLimits, RankSeat, Weights
 from serverlessllm.engine.host_arena import HostArena
+from serverlessllm.engine.llama.agreement import agreed
 from serverlessllm.engine.llama.batch import build_batch
 from serverlessllm.engine.llama.block_chain import BLOCK_TOKENS
 from serverlessllm.engine.llama.block_copy import put_blocks, take_blocks
@@ -26,6 +27,7 @@ from serverlessllm.engine.llama.bound import Bound, Place
 from serverlessllm.engine.llama.kv_memory import CPU
 from serverlessllm.engine.llama.lora import LoraAdapter, LoraRows
 from serverlessllm.engine.llama.priming import prime_kernels
+from serverlessllm.engine.llama.rank_group import RankGroup
 from serverlessllm.engine.llama.request_check import check_extension, check_request
 from serverlessllm.engine.llama.sampling.grammar import GrammarCompiler
 from serverlessllm.engine.llama.sampling.logprobs import RowLogprobs
@@ -47,14 +49,23 @@ class LlamaEngine:
 
     @property
     def can_stream(self) -> bool:
-        """See `StreamingEngine`: on a GPU a whole region is copied block by block instead."""
-        return self._device.type == "cpu"
+        """See `StreamingEngine`: a GPU copies a whole region block by block instead, and ranks bind a whole one."""
+        return self._device.type == "cpu" and self._group is None
 
-    def __init__(self, dtype: str, clock: Clock, device: torch.device = CPU, arena_path: str = "") -> None:
-        """`arena_path` is page-locked by `prime` where `device` is a GPU."""
+    def __init__(
+        self,
+        dtype: str,
+        clock: Clock,
+        device: torch.device = CPU,
+        arena_path: str = "",
+        group: RankGroup | None = None,
+    ) -> None:
+        """`arena_path` is page-locked by `prime` where `device` is a GPU. `group`: this is one rank of several, and
+        the others get the same calls in the same order."""
         if dtype not in _DTYPES:
             raise EngineError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}", param="dtype")
         self._device = device
+        self._group = group
         self._arena_path = arena_path
         self._arena: HostArena | None = None
         self.dtype: str = dtype
@@ -91,7 +102,7 @@ class LlamaEngine:
             raise EngineError("weights are attached already; detach them first")
         if limits.max_num_seqs < 1:
             raise EngineError("max_num_seqs must be at least 1", param="max_num_seqs")
-        place = Place(self._torch_dtype, self._device, self._arena)
+        place = Place(self._torch_dtype, self._device, self._arena, self._group)
         self._bound = bound = Bound(weights, limits, place, self._clock)
         return BindReport(bound.max_model_len_tokens, bound.copied_bytes, BLOCK_TOKENS)
 
@@ -126,8 +137,10 @@ class LlamaEngine:
         return [] if self._bound is None else self._bound.embedder.take()
 
     def quiesce(self) -> None:
-        """Stop computing until `resume`; requests may still be added and cancelled."""
+        """Stop computing until `resume`; requests may still be added and cancelled. Packed copies are dropped."""
         self._is_quiesced = True
+        if self._bound is not None:
+            self._bound.drop_packed()
 
     def resume(self) -> None:
         """Compute again."""
@@ -251,7 +264,10 @@ class LlamaEngine:
         step = bound.scheduler.plan(self._clock.monotonic_s())
         if not step.decodes and not step.chunks:
             return []
-        return self._deliver(bound, step, self._forward(bound, step))
+        events = self._deliver(bound, step, self._forward(bound, step))
+        if step.decodes:
+            bound.note_step()
+        return events
 
     def _deliver(self, bound: Bound, step: Step, computed: torch.Tensor) -> list[TokenEvent]:
         """Note what was computed, and sample from its logits, decoding sequences first."""
@@ -269,9 +285,9 @@ class LlamaEngine:
                 forks = scheduler.fork(leader, now_s)
                 ready += forks
                 rows += [row] * len(forks)
-        if len(rows) > len(logits):
+        if len(rows) > len(logits) > 0:
             logits = logits[rows]
-        sampled = _sample(bound.sampler, ready, logits, now_s)
+        sampled = self._sampled(bound, ready, logits, now_s)
         for sequence, outcome in zip(ready, sampled, strict=True):
             if isinstance(outcome, Failed) or outcome.finish is not None:
                 scheduler.retire(sequence)
@@ -281,6 +297,16 @@ class LlamaEngine:
         if not scheduler.has_work and not bound.pool.is_unused:
             self.check_integrity()
         return events
+
+    def _sampled(
+        self, bound: Bound, ready: list[Sequence], logits: npt.NDArray[np.float32], now_s: float
+    ) -> list[TokenEvent | Failed]:
+        """The next id of every sequence; of several ranks only rank 0 has logits and grammars, and draws for all."""
+        group = self._group
+        if group is None:
+            return _sample(bound.sampler, ready, logits, now_s)
+        outcomes = _sample(bound.sampler, ready, logits, now_s) if group.rank == 0 else None
+        return agreed(group, outcomes, ready, now_s)
 
     def block_changes(self) -> tuple[list[bytes], list[bytes]]:
         """Names of blocks that the last `step` made findable, and of those that it gave up."""
@@ -354,3 +380,13 @@ def create(dtype: str, num_threads: int, device: str = "cpu", arena_path: str = 
             param="device",
         )
     return LlamaEngine(dtype, SystemClock(), torch.device(device), arena_path)
+
+
+def create_rank(dtype: str, num_threads: int, seat: RankSeat) -> LlamaEngine:
+    """One rank's engine on the CPU, connected to the others. Call it after the fork, in all ranks at once.
+
+    Raises: as `create`; RuntimeError when the other ranks do not come.
+    """
+    torch.set_num_threads(num_threads)
+    group = RankGroup.meet(seat.rank, seat.world_size, seat.directory)
+    return LlamaEngine(dtype, SystemClock(), group=group)

@@ -13,13 +13,15 @@ from functools import partial
 from typing import Protocol
 
 import torch
-from torch.nn.functional import embedding, gelu, linear, rms_norm, silu
+from torch.nn.functional import embedding, gelu, rms_norm, silu
 
 from serverlessllm.engine.llama.attention import attend
 from serverlessllm.engine.llama.batch import ForwardBatch
 from serverlessllm.engine.llama.config import LlamaConfig
 from serverlessllm.engine.llama.kv_cache import KvCache
 from serverlessllm.engine.llama.lora import LoraRows, Part
+from serverlessllm.engine.llama.matrices import Matrix
+from serverlessllm.engine.llama.rank_group import RankGroup
 from serverlessllm.engine.llama.rope import RopeTable, rotate_
 from serverlessllm.engine.llama.sliding import narrowed
 from serverlessllm.engine.llama.weights import LayerWeights, LlamaWeights
@@ -42,10 +44,16 @@ class Underway:
 
 
 class LlamaBlocks:
-    """The blocks of a model, bound to the cache of its sequences; their weights come with each call."""
+    """The blocks of a model, bound to the cache of its sequences; their weights come with each call.
 
-    def __init__(self, config: LlamaConfig, cache: KvCache, rope: RopeTable) -> None:
+    With `group`, weights and cache are one rank's part, `config` is `group.config_of` the model's.
+    """
+
+    def __init__(
+        self, config: LlamaConfig, cache: KvCache, rope: RopeTable, group: RankGroup | None = None
+    ) -> None:
         self._config = config
+        self._group = group
         self._cache = cache
         self._rope = rope
         local = config.traits.local_rope
@@ -96,7 +104,7 @@ class LlamaBlocks:
     ) -> torch.Tensor:
         config = self._config
         normed = layer.attention_norm(hidden)
-        projected = linear(normed, layer.qkv, layer.qkv_bias)
+        projected = layer.qkv(normed)
         if lora is not None:
             lora.add_(projected, normed, index, "qkv")
         heads = projected.view(-1, config.num_heads + 2 * config.num_kv_heads, config.head_dim)
@@ -115,23 +123,34 @@ class LlamaBlocks:
     ) -> torch.Tensor:
         """What follows attention in a layer: the projection back, and the MLP, each added to what came in."""
         if layer.post_attention_norm is None or layer.post_mlp_norm is None:
-            hidden = torch.addmm(hidden, attended, layer.o_transposed)
-            update(hidden, attended, part="o")
+            hidden = self._add(hidden, attended, layer.o, partial(update, part="o"))
             widened = self._widened(layer, hidden, update)
-            hidden = torch.addmm(hidden, widened, layer.down_transposed)
-            update(hidden, widened, part="down")
-            return hidden
-        projected = attended @ layer.o_transposed
-        update(projected, attended, part="o")
+            return self._add(hidden, widened, layer.down, partial(update, part="down"))
+        projected = self._project(attended, layer.o, partial(update, part="o"))
         hidden = hidden + layer.post_attention_norm(projected)
         widened = self._widened(layer, hidden, update)
-        projected = widened @ layer.down_transposed
-        update(projected, widened, part="down")
+        projected = self._project(widened, layer.down, partial(update, part="down"))
         return hidden + layer.post_mlp_norm(projected)
+
+    def _add(
+        self, hidden: torch.Tensor, inputs: torch.Tensor, matrix: Matrix, update: PartUpdate
+    ) -> torch.Tensor:
+        """`hidden` and the whole product of the row-parallel `matrix`."""
+        if self._group is not None:
+            return hidden + self._project(inputs, matrix, update)
+        hidden = matrix.added(hidden, inputs)
+        update(hidden, inputs)
+        return hidden
+
+    def _project(self, inputs: torch.Tensor, matrix: Matrix, update: PartUpdate) -> torch.Tensor:
+        """The product of the row-parallel `matrix`, all ranks' parts of it together."""
+        product = matrix.product(inputs)
+        update(product, inputs)
+        return product if self._group is None else self._group.summed(product)
 
     def _widened(self, layer: LayerWeights, hidden: torch.Tensor, update: Update) -> torch.Tensor:
         normed = layer.mlp_norm(hidden)
-        gate_up = linear(normed, layer.gate_up)
+        gate_up = layer.gate_up(normed)
         update(gate_up, normed, part="gate_up")
         gate, up = gate_up.chunk(2, dim=-1)
         return (gelu(gate, approximate="tanh") if self._config.traits.is_gemma else silu(gate)) * up
@@ -140,16 +159,32 @@ class LlamaBlocks:
 class LlamaModel:
     """A model bound to its weights and to the cache of its sequences."""
 
-    def __init__(self, config: LlamaConfig, weights: LlamaWeights, cache: KvCache, rope: RopeTable) -> None:
+    def __init__(
+        self,
+        config: LlamaConfig,
+        weights: LlamaWeights,
+        cache: KvCache,
+        rope: RopeTable,
+        group: RankGroup | None = None,
+    ) -> None:
+        """`group`: as `LlamaBlocks`."""
+        self._config = config
         self._weights = weights
-        self._blocks = LlamaBlocks(config, cache, rope)
+        self._blocks = LlamaBlocks(config, cache, rope, group)
+        self._group = group
+
+    def use(self, weights: LlamaWeights) -> None:
+        """Compute with these from now on; they must be the same numbers."""
+        self._weights = weights
 
     def forward(self, batch: ForwardBatch, lora: LoraRows | None = None) -> torch.Tensor:
-        """Logits (num_sequences, vocab_size) of the batch's last rows, in the compute dtype.
+        """Logits (num_sequences, vocab_size) of the batch's last rows, in the compute dtype. Of a group, rank 0 gets
+        them in float32, and the others no row.
 
         Writes the keys and values of every row into the cache.
         """
-        return self._weights.logits(self._through(batch, lora))
+        logits = self._weights.logits(self._through(batch, lora))
+        return logits if self._group is None else self._group.joined(logits, self._config.vocab_size)
 
     def states(self, batch: ForwardBatch, lora: LoraRows | None = None) -> torch.Tensor:
         """Normed states (num_sequences, hidden_size) of the batch's last rows; of all, padding too, without any.
@@ -168,6 +203,12 @@ class Update(Protocol):
     """Adds what adapters add to a product of one layer, in place."""
 
     def __call__(self, product: torch.Tensor, inputs: torch.Tensor, *, part: Part) -> None: ...
+
+
+class PartUpdate(Protocol):
+    """An `Update` of one part."""
+
+    def __call__(self, product: torch.Tensor, inputs: torch.Tensor) -> None: ...
 
 
 def _no_update(product: torch.Tensor, inputs: torch.Tensor, *, part: Part, last: bool = False) -> None:

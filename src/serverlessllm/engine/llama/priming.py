@@ -17,6 +17,7 @@ from serverlessllm.engine.llama.batch import DecodeRow, Prompt, build_batch
 from serverlessllm.engine.llama.config import LlamaConfig, RopeConfig
 from serverlessllm.engine.llama.kv_cache import KvCache
 from serverlessllm.engine.llama.kv_memory import CPU
+from serverlessllm.engine.llama.matrices import Matrix, Stack
 from serverlessllm.engine.llama.model import LlamaModel
 from serverlessllm.engine.llama.norm import RmsNorm
 from serverlessllm.engine.llama.rope import RopeTable
@@ -89,13 +90,12 @@ def _random_weights(config: LlamaConfig, dtype: torch.dtype, device: torch.devic
     norm = RmsNorm.of(full(hidden), config.rms_norm_eps)
     layer = LayerWeights(
         attention_norm=norm,
-        qkv=full(heads, hidden),
-        qkv_bias=None,
+        qkv=Stack((full(heads, hidden),)),
         qk_norm=None,
-        o_transposed=full(hidden, config.num_heads * config.head_dim).t(),
+        o=Matrix(full(hidden, config.num_heads * config.head_dim).t()),
         mlp_norm=norm,
-        gate_up=full(2 * ffn, hidden),
-        down_transposed=full(hidden, ffn).t(),
+        gate_up=Stack((full(2 * ffn, hidden),)),
+        down=Matrix(full(hidden, ffn).t()),
     )
     embedding = full(config.vocab_size, hidden)
-    return LlamaWeights(embedding, (layer,) * config.num_layers, norm, embedding)
+    return LlamaWeights(embedding, (layer,) * config.num_layers, norm, Stack((embedding,)))

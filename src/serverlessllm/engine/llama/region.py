@@ -83,12 +83,20 @@ class RegionTensors:
             return stacked
         return self._converted(self._view(entries[0], offset, (rows, *shapes[0][1:])))
 
+    def stacked(self, names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> Sequence[torch.Tensor]:
+        """What `fused` gives, in as many parts as it takes to copy nothing for the sake of fusing: here one."""
+        return (self.fused(names, shapes),)
+
+    def head_rows(self, head: torch.Tensor) -> torch.Tensor:
+        """The rows of the head's matrix (vocab_size, hidden_size) that are computed here: all."""
+        return head
+
     def _entry(self, name: str, shape: tuple[int, ...]) -> TensorSlice:
         entry = self._slices.get(self._aliases.get(name, name))
         if entry is None:
-            raise _malformed(name, "is missing from the checkpoint")
+            raise malformed(name, "is missing from the checkpoint")
         if entry.shape != shape:
-            raise _malformed(name, f"has shape {entry.shape}; config.json asks for {shape}")
+            raise malformed(name, f"has shape {entry.shape}; config.json asks for {shape}")
         return entry
 
     def rows(self, place: TensorSlice, data: bytearray) -> torch.Tensor:
@@ -105,9 +113,7 @@ class RegionTensors:
         size = dtype.itemsize
         end = offset + math.prod(shape) * size
         if offset < 0 or offset % size or end > self._region.numel():
-            raise _malformed(
-                entry.name, f"bytes {offset}..{end} do not lie in the region, or are not aligned"
-            )
+            raise malformed(entry.name, f"bytes {offset}..{end} do not lie in the region, or are not aligned")
         if self._is_dry:
             return torch.empty(shape, dtype=self._dtype)
         return self._base(dtype).as_strided(shape, _row_major(shape), offset // size)
@@ -142,5 +148,6 @@ def _is_back_to_back(entries: Sequence[TensorSlice], offset: int) -> bool:
     return True
 
 
-def _malformed(name: str, problem: str) -> CheckpointFormatError:
+def malformed(name: str, problem: str) -> CheckpointFormatError:
+    """What is wrong with a tensor, as an error."""
     return CheckpointFormatError(f"tensor {name}: {problem}", param=name, source="engine")

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import linear
 
 from serverlessllm.engine.llama.config import LlamaConfig
+from serverlessllm.engine.llama.matrices import Matrix, Stack
 from serverlessllm.engine.llama.norm import RmsNorm
 from serverlessllm.engine.llama.region import RegionTensors
 
@@ -34,36 +34,38 @@ def layer_prefix(tensors: RegionTensors, index: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """One transformer block. `down` and `o` are kept transposed views, as `addmm` takes them.
+    """One transformer block, or a rank's part of one. All matrices are views of the region.
 
     `qk_norm` (num_heads + num_kv_heads, head_dim): the norm weights of every query and key head.
     """
 
     attention_norm: RmsNorm
-    qkv: torch.Tensor
-    qkv_bias: torch.Tensor | None
+    qkv: Stack
     qk_norm: torch.Tensor | None
-    o_transposed: torch.Tensor
+    o: Matrix
     mlp_norm: RmsNorm
-    gate_up: torch.Tensor
-    down_transposed: torch.Tensor
+    gate_up: Stack
+    down: Matrix
     post_attention_norm: RmsNorm | None = None
     post_mlp_norm: RmsNorm | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LlamaWeights:
-    """All weights. `head` is `embedding` itself where they are tied. `logit_cap` 0: logits have no bound."""
+    """All weights. `head` is of `embedding` itself where they are tied, or a rank's rows of it.
+
+    `logit_cap` 0: logits have no bound.
+    """
 
     embedding: torch.Tensor
     layers: Sequence[LayerWeights]
     final_norm: RmsNorm
-    head: torch.Tensor
+    head: Stack
     logit_cap: float = 0.0
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(num_rows, vocab_size) from `hidden` (num_rows, hidden_size), which went through all layers."""
-        logits = linear(self.final_norm(hidden), self.head)
+        """(num_rows, rows of the head) from `hidden` (num_rows, hidden_size), which went through all layers."""
+        logits = self.head(self.final_norm(hidden))
         cap = self.logit_cap
         return torch.tanh(logits / cap) * cap if cap else logits
 
@@ -86,7 +88,7 @@ def complete_weights(
         embedding=embedding,
         layers=layers,
         final_norm=_norm(config, tensors, f"{_prefix(tensors)}norm.weight"),
-        head=head,
+        head=Stack((tensors.head_rows(head),)),
         logit_cap=config.traits.logit_cap,
     )
 
@@ -101,20 +103,19 @@ def read_layer(config: LlamaConfig, tensors: RegionTensors, index: int) -> Layer
     sizes = (q_size, kv_size, kv_size)
     is_gemma = config.traits.is_gemma
     mlp_norm = "pre_feedforward_layernorm" if is_gemma else "post_attention_layernorm"
-    bias = None
+    biases = None
     if config.has_qkv_bias:
-        bias = tensors.fused([f"{name}.bias" for name in qkv], [(size,) for size in sizes])
+        biases = tensors.stacked([f"{name}.bias" for name in qkv], [(size,) for size in sizes])
+    weights = tensors.stacked([f"{name}.weight" for name in qkv], [(size, hidden) for size in sizes])
+    gate_up = [f"{prefix}mlp.gate_proj.weight", f"{prefix}mlp.up_proj.weight"]
     return LayerWeights(
         attention_norm=_norm(config, tensors, f"{prefix}input_layernorm.weight"),
-        qkv=tensors.fused([f"{name}.weight" for name in qkv], [(size, hidden) for size in sizes]),
-        qkv_bias=bias,
+        qkv=Stack(weights, biases),
         qk_norm=_qk_norm(config, tensors, attention) if config.has_qk_norm else None,
-        o_transposed=tensors.tensor(f"{attention}o_proj.weight", (hidden, q_size)).t(),
+        o=Matrix(tensors.tensor(f"{attention}o_proj.weight", (hidden, q_size)).t()),
         mlp_norm=_norm(config, tensors, f"{prefix}{mlp_norm}.weight"),
-        gate_up=tensors.fused(
-            [f"{prefix}mlp.gate_proj.weight", f"{prefix}mlp.up_proj.weight"], [(ffn, hidden), (ffn, hidden)]
-        ),
-        down_transposed=tensors.tensor(f"{prefix}mlp.down_proj.weight", (hidden, ffn)).t(),
+        gate_up=Stack(tensors.stacked(gate_up, [(ffn, hidden), (ffn, hidden)])),
+        down=Matrix(tensors.tensor(f"{prefix}mlp.down_proj.weight", (hidden, ffn)).t()),
         post_attention_norm=_norm(config, tensors, f"{prefix}post_attention_layernorm.weight")
         if is_gemma
         else None,

@@ -3,7 +3,8 @@
 
 Knows no weights (a region is accepted and never read), no sockets and no text. Its times come with the
 attach, as options, all in seconds and 0 by default: `load_s` to bind, `prefill_s` from admission to the first
-id, `token_s` from one id to the next. Each id has a due time counted from the one before, so that the
+id, `token_s` from one id to the next. `device_bytes_per_s` makes binding last as long as the weights would take to a
+device, beside `load_s` (0: no time). Each id has a due time counted from the one before, so that the
 rate holds however late a single `step` comes; `due_in_s` says how long a driver may sleep.
 
 Weights that are still arriving are waited for as a real engine waits: shard i takes its share of `prefill_s` once it
@@ -34,7 +35,7 @@ from serverlessllm.wire.worker import Generate, TokenEvent
 
 __all__ = ["OPTIONS", "SimulatedEngine", "create", "expected_ids"]
 
-OPTIONS: Final = ("load_s", "prefill_s", "token_s")
+OPTIONS: Final = ("load_s", "prefill_s", "token_s", "device_bytes_per_s")
 DEFAULT_MAX_MODEL_LEN_TOKENS: Final = 32_768
 
 
@@ -63,7 +64,7 @@ class SimulatedEngine:
         """Nothing to warm."""
 
     def attach_weights(self, weights: Weights, limits: EngineLimits, options: dict[str, float]) -> BindReport:
-        """Take the vocabulary and context length of the architecture; lasts `load_s`.
+        """Take the vocabulary and context length of the architecture; lasts `load_s` and the way to the device.
 
         Raises: EngineError for an unknown or negative option, UnsupportedCheckpointError for a vocabulary or
         context length that is none.
@@ -76,8 +77,11 @@ class SimulatedEngine:
         self._limits = EngineLimits(limits.max_num_seqs, max_len_tokens)
         self._num_shards = len(weights.shards)
         self.shards_arrived(weights.num_ready)
-        if self._options["load_s"] > 0:
-            self._pause(self._options["load_s"])
+        bind_s = self._options["load_s"]
+        if self._options["device_bytes_per_s"] > 0:
+            bind_s += weights.region.nbytes / self._options["device_bytes_per_s"]
+        if bind_s > 0:
+            self._pause(bind_s)
         return BindReport(max_model_len_tokens=max_len_tokens, copied_bytes=0)
 
     def detach_weights(self) -> None:
@@ -237,7 +241,7 @@ def _checked_options(options: Mapping[str, float]) -> dict[str, float]:
         raise EngineError(f"option {unknown[0]!r} is unknown to the simulated engine; known: {OPTIONS}")
     for name, value in options.items():
         if not (math.isfinite(value) and value >= 0):
-            raise EngineError(f"option {name!r}: {value} is not a number of seconds ≥ 0")
+            raise EngineError(f"option {name!r}: {value} is not a number ≥ 0")
     return {name: options.get(name, 0.0) for name in OPTIONS}
 
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a model wakes: filter, score, pick. Pure."""
+"""Where a model wakes, and which replica answers: filter, score, pick. Pure; over arrays, one row per candidate."""

@@ -1,32 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which agents can take a model at all. The order is that of the answer a user needs: no engine before no room.
+"""Which candidates can take a model at all. The order is that of the answer a user needs: no engine before no room.
 
-alive   the agent's event stream is up
-drained the agent was told to take nothing new
-engine  the agent runs the model's engine
-memory  the model's bytes fit the agent's whole budget (not: what is free now, that is eviction's business)
+excluded  it refused or failed this very wake-up, or has the model already
+alive     the agent's event stream is up
+version   it speaks a wire version that we understand
+drained   the agent was told to take nothing new
+engine    the agent runs the model's engine
+memory    the model's bytes fit the device set's whole budget (not: what is free now, that is eviction's business)
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Final, Literal
 
-from serverlessllm.orchestrator.placement.facts import AgentFacts, Need
+import numpy as np
 
-Reason = Literal["excluded", "alive", "drained", "engine", "memory"]
-"""`excluded`: it refused or failed this very wake-up before."""
+from serverlessllm.orchestrator.placement.arrays import Bools, Tiers
+
+Reason = Literal["excluded", "alive", "version", "drained", "engine", "ranks", "memory"]
+REASONS: Final[tuple[Reason, ...]] = ("excluded", "alive", "version", "drained", "engine", "ranks", "memory")
+FITS: Final = 255
 
 
-def reject(need: Need, facts: AgentFacts, excluded: frozenset[str]) -> Reason | None:
-    """The first filter that drops this agent, None if it may take the model."""
-    if facts.agent_id in excluded:
-        return "excluded"
-    if not facts.is_alive:
-        return "alive"
-    if facts.is_drained:
-        return "drained"
-    if need.engine not in facts.engines:
-        return "engine"
-    if need.nbytes > facts.budget_bytes:
-        return "memory"
-    return None
+def rejections(drops: Sequence[Bools]) -> Tiers:
+    """Index into REASONS of the first filter that drops each candidate, FITS where none does.
+
+    `drops` has one mask per reason, in their order.
+    """
+    found = np.full(drops[0].shape, FITS, dtype=np.uint8)
+    for index in range(len(REASONS) - 1, -1, -1):
+        found[drops[index]] = index
+    return found

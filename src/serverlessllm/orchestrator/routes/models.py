@@ -13,6 +13,7 @@ from serverlessllm.errors import SllmError
 from serverlessllm.orchestrator.admission import read_body
 from serverlessllm.orchestrator.app_key import ORCHESTRATOR
 from serverlessllm.orchestrator.orchestrator import Orchestrator
+from serverlessllm.orchestrator.rank_rules import check_ranks
 from serverlessllm.orchestrator.replies import json_reply
 from serverlessllm.wire import sse
 from serverlessllm.wire.admin import Deleted, ModelList, Stopped, parse_add_model, parse_stop_model
@@ -38,7 +39,10 @@ async def list_models(request: web.Request) -> web.Response:
 async def add_model(request: web.Request) -> web.Response:
     """`POST /admin/models`: answers at once; the registration goes on, follow it with GET."""
     orchestrator = request.app[ORCHESTRATOR]
-    record = await orchestrator.registrations.add(parse_add_model(await read_body(request)))
+    addition = parse_add_model(await read_body(request))
+    states = [link.state.base for link in orchestrator.agents.alive()]
+    check_ranks(addition, [state for state in states if state is not None])
+    record = await orchestrator.registrations.add(addition)
     return json_reply(orchestrator.views.model(record), status=201)
 
 

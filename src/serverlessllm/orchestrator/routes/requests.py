@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`/admin/requests`: timelines of live and recent requests, and why their replicas are where they are."""
+"""`/admin/requests`: timelines of live and recent requests, and why their replicas are where they are.
+`/admin/decisions`: the recent placement decisions, one a line.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
+import msgspec
 from aiohttp import web
 
 from serverlessllm.errors import InvalidRequestError, NotFoundError
@@ -16,6 +19,7 @@ from serverlessllm.wire.moves import parse_move
 
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 10_000
+_lines = msgspec.json.Encoder()
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
@@ -23,6 +27,7 @@ def add_routes(router: web.UrlDispatcher) -> None:
     router.add_get("/admin/requests", list_requests)
     router.add_get("/admin/requests/{id}", get_request)
     router.add_post("/admin/requests/{id}/migrate", move_request)
+    router.add_get("/admin/decisions", list_decisions)
 
 
 async def list_requests(request: web.Request) -> web.Response:
@@ -54,6 +59,12 @@ async def move_request(request: web.Request) -> web.Response:
     orchestrator, request_id = request.app[ORCHESTRATOR], request.match_info["id"]
     body = parse_move(await read_body(request))
     return json_reply(await orchestrator.moves.move(request_id, body.to, body.mode))
+
+
+async def list_decisions(request: web.Request) -> web.Response:
+    """`GET /admin/decisions?limit=N`: JSON lines, the newest last."""
+    decisions = request.app[ORCHESTRATOR].decisions.recent(_limit(request.query.get("limit")))
+    return web.Response(body=_lines.encode_lines(decisions), content_type="application/x-ndjson")
 
 
 def _limit(text: str | None) -> int:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many replicas a model has: for now one when it is called, none when it is not."""
+"""How many replicas a model has: none when nobody calls, one when it is called, more when its queue says so."""

@@ -41,31 +41,43 @@ class IdleScaler:
         self._clock = clock
         self._default_keep_alive_s = default_keep_alive_s
         self._is_leader = is_leader
+        self._unbindings: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Look now and then, more often the sooner something may expire."""
-        while True:
-            pause_s = MAX_LOOK_S
-            try:
-                pause_s = await self._look_at_all()
-            except Exception:
-                log.exception("scaling to zero failed; going on")
-            await asyncio.sleep(pause_s)
+        try:
+            while True:
+                pause_s = MAX_LOOK_S
+                try:
+                    pause_s = self._look_at_all()
+                except Exception:
+                    log.exception("scaling to zero failed; going on")
+                await asyncio.sleep(pause_s)
+        finally:
+            for unbinding in self._unbindings:
+                unbinding.cancel()
+            await asyncio.gather(*self._unbindings, return_exceptions=True)
 
-    async def _look_at_all(self) -> float:
+    def _look_at_all(self) -> float:
         if not self._is_leader():
             return MAX_LOOK_S
-        left_s = [await self._look(replica) for replica in self._table.all()]
+        left_s = [self._look(replica) for replica in self._table.all()]
         return min(MAX_LOOK_S, max(MIN_LOOK_S, min(left_s, default=MAX_LOOK_S)))
 
-    async def _look(self, replica: Replica) -> float:
-        """Unbind the replica if its time is over; seconds until it may be."""
+    def _look(self, replica: Replica) -> float:
+        """Begin to unbind the replica if its time is over; seconds until it may be."""
         left_s = self.left_s(replica)
         if left_s > 0 or replica.is_draining:
             return max(left_s, MIN_LOOK_S)
+        unbinding = asyncio.create_task(self._unbind(replica), name=f"unbind {replica.model}")
+        self._unbindings.add(unbinding)
+        unbinding.add_done_callback(self._unbindings.discard)
+        return MAX_LOOK_S
+
+    async def _unbind(self, replica: Replica) -> None:
+        """In a task of its own: an agent that does not answer must not keep others from being freed."""
         if await self._unbinder.unbind(replica, only_idle=True):
             log.info("unbound %s on %s: idle", replica.model, replica.link.agent_id)
-        return MAX_LOOK_S
 
     def left_s(self, replica: Replica) -> float:
         """Seconds until the replica's keep-alive is over; 0 or less when it is. A busy one has all of it left."""
@@ -77,4 +89,8 @@ class IdleScaler:
             return max(keep_alive_s, MIN_LOOK_S)
         if replica.link.is_drained:
             return 0.0
+        if record is not None and 0 < record.min_replicas >= len(
+            self._table.ready(record.name, record.revision)
+        ):
+            return max(keep_alive_s, MIN_LOOK_S)
         return keep_alive_s - (self._clock.monotonic_s() - replica.used_s)

@@ -8,93 +8,30 @@ The oracle: equal ids, or the first difference lies where the unbatched run's ma
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serverlessllm.engine.llama import scheduler
 from serverlessllm.engine.llama.engine import LlamaEngine
-from serverlessllm.engine.llama.sampling.noise import draw_bits, draw_key, gumbel, token_counters
-from serverlessllm.wire.worker import Generate, SamplingParams
-from support.tiny_llama import TinyModel, attached_engine, build_tiny, generate_ids, request
-
-MARGIN = 1e-3
-VOCAB = 211
+from support.llama_oracle import VOCAB, Arrival, Oracle, Played, unshared
+from support.tiny_llama import attached_engine, build_tiny
 
 
 @dataclass
-class Bench:
+class Bench(Oracle):
     """One model, an engine for batches and one for the unbatched reference."""
 
-    tiny: TinyModel
-    batched: LlamaEngine
-    single: LlamaEngine
-    num_near_ties: int = 0
-    num_compared: int = 0
-
-    def margin(self, item: Generate, ids: list[int], other: int, chosen: int) -> float:
-        """How much the reference prefers `chosen` over `other` after `ids`, noise included."""
-        logits = self.tiny.reference_logits(ids)[-1].numpy().astype(np.float64)
-        if item.sampling.temperature > 0:
-            logits /= item.sampling.temperature
-            key = draw_key(item.sampling.seed, item.choice, len(ids))
-            logits += gumbel(draw_bits(key, token_counters(np.arange(VOCAB))))
-        return float(logits[chosen] - logits[other])
-
-    def compare_all(self, arrivals: list[Arrival], got: Played) -> None:
-        for number, arrival in enumerate(arrivals):
-            for item in arrival.as_requests(number):
-                ids = got[number, item.choice]
-                self.compare(item, ids, is_whole=arrival.cancel_after is None)
-
-    def compare(self, item: Generate, ids: list[int], *, is_whole: bool) -> None:
-        self.num_compared += 1
-        expected = generate_ids(self.single, item)[item.request_id]
-        if is_whole:
-            assert len(ids) == len(expected)
-        for index, (got, wanted) in enumerate(zip(ids, expected, strict=False)):
-            if got != wanted:
-                prefix = [*item.prompt_ids, *expected[:index]]
-                assert self.margin(item, prefix, got, wanted) < MARGIN
-                self.num_near_ties += 1
-                return
+    batched: LlamaEngine = field(kw_only=True)
 
 
 @pytest.fixture(scope="module", params=["llama", "qwen2", "qwen3"])
 def bench(request: pytest.FixtureRequest) -> Bench:
     tiny = build_tiny(request.param, seed=3)
     batched = attached_engine(tiny.weights, max_num_seqs=4)
-    return Bench(tiny, batched, unshared(tiny))
-
-
-def unshared(tiny: TinyModel) -> LlamaEngine:
-    """The reference: one sequence at a time. With one block more than a request takes, it hardly ever hits."""
-    return attached_engine(tiny.weights, max_num_seqs=1, num_blocks=5)
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """A request `gap_steps` after the one before, cancelled once `cancel_after` ids came (None: never)."""
-
-    gap_steps: int
-    prompt_ids: list[int]
-    max_tokens: int
-    temperature: float
-    seed: int
-    cancel_after: int | None
-    choice: int = 0
-    num_choices: int = 1
-
-    def as_requests(self, number: int) -> list[Generate]:
-        """One per choice, of the request `r<number>`."""
-        sampling = SamplingParams(temperature=self.temperature, seed=self.seed)
-        return [
-            request(f"r{number}", self.prompt_ids, self.max_tokens, sampling, choice=choice)
-            for choice in range(self.choice, self.choice + self.num_choices)
-        ]
+    return Bench(tiny, unshared(tiny), batched=batched)
 
 
 arrivals_strategy = st.lists(
@@ -110,10 +47,6 @@ arrivals_strategy = st.lists(
     min_size=2,
     max_size=7,
 )
-
-
-Played = dict[tuple[int, int], list[int]]
-"""(number of the arrival, choice) → its ids."""
 
 
 def play(engine: LlamaEngine, arrivals: list[Arrival]) -> Played:

@@ -3,46 +3,40 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from random import Random
 
+import numpy as np
+
 from serverlessllm.orchestrator.placement.decide import Decision, decide
-from serverlessllm.orchestrator.placement.facts import AgentFacts, Need
+from serverlessllm.orchestrator.placement.filter import FITS, REASONS, Reason
 from serverlessllm.orchestrator.placement.score import DEFAULT_WEIGHTS
 
-NEED = Need("m", "r", "torch", nbytes=1_000)
-NEAR = AgentFacts("near", "cpu", True, False, frozenset({"torch"}), 10_000, 0, 100.0, 0.0, 0)
-FAR = replace(NEAR, agent_id="far", bytes_missing=1_000)
-SMALL = replace(NEAR, agent_id="small", budget_bytes=10)
+
+def decide_among(rejected: list[Reason | None], load_s: list[float]) -> Decision:
+    codes = [FITS if reason is None else REASONS.index(reason) for reason in rejected]
+    terms_s = {"load": np.array(load_s), "failures": np.zeros(len(load_s))}
+    return decide(np.array(codes, dtype=np.uint8), terms_s, DEFAULT_WEIGHTS, Random(0))
 
 
-def decide_among(*agents: AgentFacts, excluded: frozenset[str] = frozenset()) -> Decision:
-    return decide(NEED, agents, excluded, DEFAULT_WEIGHTS, Random(0))
-
-
-def test_agent_that_has_the_bytes_is_picked_and_the_record_says_why() -> None:
-    decision = decide_among(SMALL, FAR, NEAR)
-    assert decision.picked == 2
-    small, far, near = decision.candidates
+def test_best_that_fits_is_picked_and_the_record_says_why() -> None:
+    decision = decide_among(["memory", None, None], [0.0, 10.0, 1.0])
+    assert (decision.picked, decision.probability) == (2, 1.0)
+    small, far, near = decision.candidates(["small", "far", "near"], ["cpu"] * 3)
     assert (small.rejected, small.score_s) == ("memory", None)
-    assert (far.terms_s["load"], far.score_s) == (10.0, 10.0)
-    assert near.score_s == 0.0
-
-
-def test_excluded_agent_is_passed_over() -> None:
-    assert decide_among(FAR, NEAR, excluded=frozenset({"near"})).picked == 0
+    assert (far.terms_s["load"], far.score_s, near.score_s) == (10.0, 10.0, 1.0)
 
 
 def test_nobody_fits_is_no_pick() -> None:
-    decision = decide_among(SMALL, SMALL)
+    decision = decide_among(["memory", "excluded", "alive"], [0.0, 0.0, 0.0])
     assert decision.picked is None
     assert decision.is_rejected_only_for("memory")
 
 
-def test_mixed_reasons_are_not_one_reason() -> None:
-    other = replace(NEAR, engines=frozenset())
-    assert not decide_among(SMALL, other).is_rejected_only_for("memory")
+def test_mixed_reasons_and_no_candidates_are_not_one_reason() -> None:
+    assert not decide_among(["memory", "engine"], [0.0, 0.0]).is_rejected_only_for("memory")
+    assert not decide_among(["alive"], [0.0]).is_rejected_only_for("memory")
 
 
-def test_no_agents_are_no_reason() -> None:
-    assert not decide_among().is_rejected_only_for("memory")
+def test_row_of_an_agent_that_left_is_not_shown() -> None:
+    shown = decide_among(["alive", None], [0.0, 0.0]).candidates(["", "b"], ["cpu", "cpu"])
+    assert [candidate.agent_id for candidate in shown] == ["b"]
