@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,10 @@ def try_out(tmp_path: Path) -> Iterator[TryOut]:
         yield TryOut(tmp_path, redis, stack.enter_context(Seaweed(tmp_path / "s3")), stack)
 
 
+def has_alive(client: Client, num: int) -> bool:
+    return sum(view.is_alive for view in client.agents()) == num
+
+
 def test_three_nodes_serve_a_model_from_the_bucket_and_one_that_stops_is_not_missed(
     try_out: TryOut, tmp_path: Path
 ) -> None:
@@ -80,7 +85,7 @@ def test_three_nodes_serve_a_model_from_the_bucket_and_one_that_stops_is_not_mis
     front = try_out.start("orchestrator")
     nodes = [try_out.start(name) for name in ("node1", "node2", "node3")]
     with Client(front.url, api_key=ADMIN_KEY) as client:
-        eventually(lambda: sum(view.is_alive for view in client.agents()) == 3)
+        eventually(partial(has_alive, client, 3))
         client.add_model("m", str(write_simulated(tmp_path / "m")), engine="simulated", wait=True)
         for left in (3, 2):
             body = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
@@ -93,4 +98,4 @@ def test_three_nodes_serve_a_model_from_the_bucket_and_one_that_stops_is_not_mis
             urls = {view.status.agent_id: view.address for view in client.agents() if view.status}
             node = next(node for node in nodes if node.url == urls[replica.agent_id])
             assert node.stop() == 0
-            eventually(lambda left=left: sum(view.is_alive for view in client.agents()) == left - 1)
+            eventually(partial(has_alive, client, left - 1))
