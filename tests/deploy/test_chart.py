@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,12 @@ def test_gpu_pool_asks_for_gpus_and_computes_on_them() -> None:
     settings = yaml.safe_load(named(objects, "ConfigMap", name)["data"]["config.yaml"])
     assert settings["engine"] == {"device": "cuda", "max_replicas": 4}
     assert settings["arena"] == {"huge_pages": "always", "budget_bytes": "256GiB"}
+
+
+def test_charts_copies_of_rules_and_dashboards_are_current() -> None:
+    command = [sys.executable, str(REPOSITORY / "scripts" / "chart_files.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_monitoring_objects_carry_the_committed_rules_and_dashboards() -> None:
