@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Coroutine, Iterable
 from itertools import count
 from typing import Final
@@ -26,7 +27,8 @@ log = logging.getLogger(__name__)
 
 FIRST_REPLICA: Final = "0"
 """The replica that a wake-up brings; those that scaling adds are "1", "2", ..."""
-MAX_CLAIM_TRIES: Final = 8
+MAX_CLAIM_TRIES: Final = 12
+MAX_PAUSE_S: Final = 0.05
 DOUBT_S: Final = 2.0
 """How long a record of a ready replica is believed that the agent's event stream does not show."""
 
@@ -84,6 +86,7 @@ class Placements:
             if written is not None and not await self._has_twin(record, written):
                 self._claimed[model, replica] = record.attempt
                 return record.attempt
+            await asyncio.sleep(random.uniform(0.0, MAX_PAUSE_S))  # out of step with whoever claims too
         raise ConflictError(f"others claim the placement of {model} all the time; try again")
 
     async def _has_twin(self, record: PlacementRecord, written: int) -> bool:
