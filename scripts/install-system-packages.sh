@@ -2,6 +2,7 @@
 # Installs the system packages that the tests need, says which, and does nothing when they are there.
 # chromium: the browser in which the console's tests run. redis-server, etcd-server: metadata stores of a cluster.
 # prometheus, prometheus-alertmanager: what scrapes, judges and wakes; the monitoring's tests run the real ones.
+# iproute2: networks of hosts on one machine, which tests cut.
 # With `bench` as its argument, those of the benchmarks instead: nginx, curl and b3sum for benchmarks/fetch, and
 # iproute2 for its slow links.
 set -euo pipefail
@@ -18,6 +19,7 @@ else
   need etcd etcd-server
   need promtool prometheus
   need prometheus-alertmanager prometheus-alertmanager
+  need ip iproute2
 fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 if ! command -v apt-get >/dev/null || [ "$(id -u)" -ne 0 ]; then

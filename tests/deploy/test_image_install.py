@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The images' install steps in a clean environment: `deploy/docker/install.sh`, which the Dockerfiles run, as it is.
+"""The images' install steps in a clean environment: `deploy/docker/install.sh`, as the Dockerfiles run it.
 
-No container runtime runs here, so that this is what can be executed of an image: its environment, made from the
-wheel.
+No container runtime runs here, so that this is what can be executed of an image: its environment, from the wheel.
 The CUDA image's environments need NVIDIA's packages (gigabytes) and are not made here.
 """
 

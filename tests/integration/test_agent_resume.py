@@ -13,17 +13,14 @@ import pytest
 from serverlessllm.checkpoint.reader import Artifact
 from serverlessllm.orchestrator.stream_record import StreamRecord
 from serverlessllm.wire import sse
-from serverlessllm.wire.agent import SECRET_HEADER, AgentStatus
+from serverlessllm.wire.agent import AgentStatus
 from serverlessllm.wire.openai import Endpoint
 from serverlessllm.wire.resume import ResumedChoice, ResumeHead
 from serverlessllm.wire.run_name import RunName
 from support.running_agent import (
-    SECRET,
     AgentClient,
     Reply,
     expected,
-    infer_body,
-    infer_headers,
     running_agent,
 )
 from support.simulated_artifact import write_simulated_artifact
@@ -255,14 +252,6 @@ async def test_continued_stream_can_be_attached_to_from_its_beginning(
     assert by_choice(again.events) == by_choice(whole.events)
 
 
-async def raw_stream(node: AgentClient, artifact: Artifact, body: dict[str, Any]) -> bytes:
-    """An answer's bytes, as an orchestrator gets them."""
-    sent = infer_headers(artifact, "m", "chat").encode() | {SECRET_HEADER: SECRET}
-    data = infer_body("m", "chat", body)
-    async with node.session.post(f"{node.url}/infer", data=data, headers=sent) as response:
-        return await response.read()
-
-
 @pytest.mark.parametrize(
     "body", [{}, {"n": 2, "seed": 3}, {"stop": ["é", "ing"]}, {"logprobs": True, "top_logprobs": 1}]
 )
@@ -271,7 +260,7 @@ async def test_stream_cut_at_any_byte_goes_on_from_what_its_client_got(
 ) -> None:
     await node.loaded(artifact)
     body = {"stream": True, "max_tokens": 16} | body
-    whole = await raw_stream(node, artifact, body)
+    whole = await node.raw(artifact, body)
     uncut = Reply(200)
     for line in whole.decode().split("\n"):
         uncut.add_line(line)

@@ -110,12 +110,12 @@ class AgentClient:
     async def load(
         self, artifact: Artifact, model: str = "m", *, attempt: int = 1, **fields: object
     ) -> Reply:
-        """`POST /load` for the simulated engine."""
+        """`POST /load` for the agent's engine."""
         body = {
             "model": model,
             "revision": artifact.revision,
             "artifact": str(artifact.directory),
-            "engine": "simulated",
+            "engine": self.agent.engines[0],
             "attempt": attempt,
         }
         return await self.post("/load", body | fields)
@@ -164,10 +164,30 @@ class AgentClient:
     ) -> Reply:
         """`POST /infer` of a request whose answer was begun elsewhere: the next run of it."""
         sent = infer_headers(artifact, model, endpoint, **{"hop": 1} | headers).encode()
-        sent |= {SECRET_HEADER: SECRET, "content-type": CONTENT_TYPE}
         data = encode_resume(head, infer_body(model, endpoint, body))
-        async with self.session.post(f"{self.url}/infer", data=data, headers=sent) as response:
+        async with self._resuming(sent, data) as response:
             return await _read(response)
+
+    async def resume_raw(
+        self, artifact: Artifact, head: ResumeHead, body: dict[str, Any], *, hop: int
+    ) -> bytes:
+        """The bytes of such a chat's rest."""
+        sent = infer_headers(artifact, "m", "chat", hop=hop).encode()
+        async with self._resuming(sent, encode_resume(head, infer_body("m", "chat", body))) as response:
+            return await response.read()
+
+    def _resuming(self, sent: dict[str, str], data: bytes) -> aiohttp.client._RequestContextManager:
+        headers = sent | {SECRET_HEADER: SECRET, "content-type": CONTENT_TYPE}
+        return self.session.post(f"{self.url}/infer", data=data, headers=headers)
+
+    async def raw(
+        self, artifact: Artifact, body: dict[str, Any], *, endpoint: Endpoint = "chat", **headers: Any
+    ) -> bytes:
+        """A stream's bytes, as an orchestrator gets them."""
+        sent = infer_headers(artifact, "m", endpoint, **headers).encode() | {SECRET_HEADER: SECRET}
+        data = infer_body("m", endpoint, body)
+        async with self.session.post(f"{self.url}/infer", data=data, headers=sent) as response:
+            return await response.read()
 
     async def attach(self, from_seq: int, name: RunName = LAST_RUN) -> Reply:
         """`GET /infer/{request_id}`: the rest of a stream that runs or ran here."""

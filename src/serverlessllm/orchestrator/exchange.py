@@ -7,10 +7,11 @@ models: the proxy tells it what arrived.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final, Literal
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from serverlessllm.clock import Clock
 from serverlessllm.errors import SllmError
@@ -21,6 +22,7 @@ from serverlessllm.wire import sse
 from serverlessllm.wire.agent import AGENT_TIMING_HEADER, REQUEST_ID_HEADER, InferTiming
 from serverlessllm.wire.openai import Usage
 
+MAX_UNSENT_BYTES: Final = 64 << 10
 _ERROR_EVENT: Final = b'data: {"error"'
 _timing: Final = msgspec.json.Decoder(InferTiming)
 _NO_TIMING: Final = InferTiming(queue_ms=0.0, prefill_ms=0.0, prompt_tokens=0)
@@ -55,6 +57,7 @@ class Exchange:
         self._patient_since_s = arrived_s
         self._response: web.StreamResponse | None = None
         self._has_early_headers = False
+        self._transport: asyncio.Transport | None = None
 
     @property
     def is_open(self) -> bool:
@@ -103,6 +106,23 @@ class Exchange:
         if self._response is None:
             await self._open({"Server-Timing": self.timeline.server_timing()})
         await self._write(events)
+        if self._transport is None and self.request.version >= HttpVersion11:
+            self._transport = self.request.transport
+
+    @property
+    def is_flowing(self) -> bool:
+        """Whether `forward_now` may be called: not before the first `forward`, for HTTP/1.0, or to a slow client."""
+        transport = self._transport
+        return (
+            transport is not None
+            and not transport.is_closing()
+            and transport.get_write_buffer_size() <= MAX_UNSENT_BYTES
+        )
+
+    def forward_now(self, events: bytes) -> None:
+        """As `forward`, without waiting: written straight to the client's connection, as one HTTP chunk."""
+        if self._transport is not None:
+            self._transport.write(b"%x\r\n%b\r\n" % (len(events), events))
 
     async def finish_stream(self, events: bytes) -> None:
         """The last events, `[DONE]` included; where headers left early, the timeline goes just before it."""

@@ -81,10 +81,18 @@ class Placements:
                 written = await self._store.compare_and_swap(key, known, encode(record), lease=lease)
             except LeaseExpiredError as error:
                 raise MetadataUnavailableError(f"{error.message}; it is being taken anew") from error
-            if written is not None:
+            if written is not None and not await self._has_twin(record):
                 self._claimed[model, replica] = record.attempt
                 return record.attempt
         raise ConflictError(f"others claim the placement of {model} all the time; try again")
+
+    async def _has_twin(self, record: PlacementRecord) -> bool:
+        """Whether a claim on another replica of the model, made at the same moment, took the same attempt.
+
+        Both are written before either looks, so that one sees the other at least, and claims anew.
+        """
+        records = await self.of(record.model)
+        return any(other.attempt == record.attempt and other.replica != record.replica for other in records)
 
     def _check_free(self, record: PlacementRecord) -> None:
         """Raises ConflictError when another orchestrator wakes the model, or it is awake and we do not see it yet."""

@@ -8,6 +8,7 @@ watched for after a run's first event, by a timer for the stream and not for eac
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -120,6 +121,8 @@ class Relay:
                     events = self._unseen(events)
                 if events:
                     await exchange.forward(events)
+                    if not self._has_seen:
+                        response.divert(partial(self._pass_on, relay, silence))
                 if relay.moving is not None:
                     raise Moved(relay.moving)
             cut: SllmError = UnreachableError("the agent ended the stream before [DONE]", source="agent")
@@ -128,6 +131,20 @@ class Relay:
         finally:
             silence.stop()
         raise TryAgain(cut)
+
+    def _pass_on(self, relay: StreamRelay, silence: Silence, data: bytes) -> bool:
+        """The usual chunk, as it arrives. False for what `run` must see: the end, halves, a client that is slow."""
+        if not relay.is_plain(data) or not self._exchange.is_flowing:
+            return False
+        silence.num_reads += 1
+        events = relay.feed(data)
+        if events:
+            record = self._record
+            record.seq = relay.seq or record.seq
+            self._metrics.progressed(self._exchange.timeline, record.seq)
+            record.keep(events)
+            self._exchange.forward_now(events)
+        return True
 
     def _unseen(self, events: bytes) -> bytes:
         """Without what a client that came back has already."""

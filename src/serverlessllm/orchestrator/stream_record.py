@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a client has of its stream: the bytes that went to it, read only when the stream has to go on elsewhere.
 
-Keeping costs one list entry per chunk. Above `MAX_RAW_BYTES` what is there is read early and only its ids and counts
-are kept: memory grows by 8 bytes per id. Pure; knows no connection.
+Keeping costs one list entry per chunk. Above `MAX_RAW_BYTES`, some thousand tokens, the oldest are read early, one
+for each that comes, and only ids and counts of them are kept: 8 bytes per id. Pure; knows no connection.
 """
 
 from __future__ import annotations
 
 from array import array
+from collections import deque
 from typing import Final
 
 import msgspec
@@ -17,7 +18,7 @@ from serverlessllm.types import AnswerFinish
 from serverlessllm.wire import sse
 from serverlessllm.wire.resume import DIGEST_DIGITS, ResumedChoice, ResumeHead
 
-MAX_RAW_BYTES: Final = 64 << 10
+MAX_RAW_BYTES: Final = 1 << 20
 
 
 class _Function(msgspec.Struct):
@@ -68,7 +69,7 @@ class StreamRecord:
         self.seq = 0
         self.is_partial = False
         self._choices = [_Kept() for _ in range(num_choices)]
-        self._raw: list[bytes] = []
+        self._raw: deque[bytes] = deque()
         self._raw_bytes = 0
         self._has_usage = False
 
@@ -76,8 +77,8 @@ class StreamRecord:
         """Whole events went to the client."""
         self._raw.append(events)
         self._raw_bytes += len(events)
-        if self._raw_bytes > MAX_RAW_BYTES:
-            self._read()
+        while self._raw_bytes > MAX_RAW_BYTES:
+            self._read_oldest()
 
     def head(self) -> ResumeHead:
         """What the next agent needs to know. Raises CannotResumeError when the bytes do not tell it."""
@@ -99,7 +100,12 @@ class StreamRecord:
         return all(kept.finish is not None for kept in self._choices) and (self._has_usage or not with_usage)
 
     def _read(self) -> None:
-        events, self._raw, self._raw_bytes = b"".join(self._raw), [], 0
+        while self._raw:
+            self._read_oldest()
+
+    def _read_oldest(self) -> None:
+        events = self._raw.popleft()
+        self._raw_bytes -= len(events)
         for event in events.split(sse.END):
             _, is_found, payload = event.rpartition(b"\ndata: ")  # JSON has no line break of its own
             if is_found and payload != b"[DONE]":

@@ -9,6 +9,7 @@ before the first byte of an answer is replaced once.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, cast
 from urllib.parse import urlsplit
@@ -52,6 +53,7 @@ class _Connection(asyncio.Protocol):
         self.is_complete = False
         self.is_lost = False
         self.error: SllmError | None = None
+        self.sink: Callable[[bytes], bool] | None = None
 
     # what the event loop calls
 
@@ -70,10 +72,24 @@ class _Connection(asyncio.Protocol):
             cause = error.__context__ if isinstance(error.__context__, WireError) else error
             self.error = WireError(f"the agent's answer is malformed: {cause}", source="agent")
             self.abort()
+        if self.sink is not None and self._chunks and self._offer(self.sink) and not self.is_complete:
+            return
         if self._buffered_bytes > HIGH_WATER_BYTES and not self._is_paused and self._transport is not None:
             self._is_paused = True
             self._transport.pause_reading()
         self._wake()
+
+    def _offer(self, sink: Callable[[bytes], bool]) -> bool:
+        """Whether `sink` took what waits to be read. What it raises ends the connection, for the reader to see."""
+        chunks = self._chunks
+        try:
+            is_taken = sink(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+        except SllmError as error:
+            self.fail(error)
+            return False
+        if is_taken:
+            self._chunks, self._buffered_bytes = [], 0
+        return is_taken
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is closed, by whomever."""
@@ -182,6 +198,10 @@ class UpstreamResponse:
     async def read(self) -> bytes:
         """The next body bytes; b"" at the end. Raises UnreachableError when the agent went away before it."""
         return await self._connection.read()
+
+    def divert(self, sink: Callable[[bytes], bool]) -> None:
+        """Offer what arrives to `sink` at once, without a task's turn; what it refuses (False) is for `read`."""
+        self._connection.sink = sink
 
     async def read_all(self, max_bytes: int) -> bytes:
         """The whole rest of the body. Raises WireError above `max_bytes`, UnreachableError when it is cut."""

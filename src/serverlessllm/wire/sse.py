@@ -86,6 +86,10 @@ class StreamRelay:
         self.is_done = False
         self.seq = 0
 
+    def is_plain(self, data: bytes) -> bool:
+        """Whether `data` is events in the midst of a stream: no rest of a half one, no end, no word of moving."""
+        return not self._tail and DONE not in data and MOVING_COMMENT not in data
+
     def feed(self, data: bytes) -> bytes:
         """Take received bytes. Raises WireError if an event outgrows MAX_TAIL_BYTES."""
         if self._tail:

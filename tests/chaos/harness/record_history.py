@@ -69,8 +69,8 @@ class RecordHistory:
             before = current.get(change.key)
             assert before is None or record.attempt >= before.attempt, f"{record} was written over {before}"
             if record.state == "loading":
-                assert record.attempt > newest.get(record.model, 0), f"a stale claim: {record}"
+                assert record.attempt > newest.get(change.key, 0), f"a stale claim: {record}"
             if before is not None and before.attempt == record.attempt:
                 assert (before.node, before.state) == (record.node, "loading"), (before, record)
             current[change.key] = record
-            newest[record.model] = max(record.attempt, newest.get(record.model, 0))
+            newest[change.key] = max(record.attempt, newest.get(change.key, 0))

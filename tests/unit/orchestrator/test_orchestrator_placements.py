@@ -49,6 +49,13 @@ async def test_concurrent_claims_of_several_orchestrators_get_different_attempts
     assert record.attempt == max(attempts)
 
 
+async def test_concurrent_claims_on_several_replicas_get_different_attempts(store: SqliteStore) -> None:
+    claims = [Placements(store).claim("m", "r", f"agent-{index}", str(index)) for index in range(3)]
+    attempts = await asyncio.gather(*claims)
+    assert len(set(attempts)) == 3
+    assert sorted(record.attempt for record in await Placements(store).all()) == sorted(attempts)
+
+
 async def test_ready_replica_is_recorded(store: SqliteStore) -> None:
     placements = Placements(store)
     placements.settle("m", await placements.claim("m", "r", "a"), is_ready=True)

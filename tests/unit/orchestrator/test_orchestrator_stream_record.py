@@ -63,9 +63,9 @@ def test_stream_is_whole_once_all_ended_and_usage_came(with_usage: bool) -> None
 
 
 def test_long_stream_is_read_early_and_still_told_whole() -> None:
-    events = [chunk(seq, chat([seq], "word ")) for seq in range(1, 2001)]
-    assert sum(map(len, events)) > 2 * MAX_RAW_BYTES
-    assert record(*events, seq=2000).head().choices == [ResumedChoice(list(range(1, 2001)), 10_000)]
+    events = [chunk(seq, chat([seq], "word ")) for seq in range(1, 20_001)]
+    assert sum(map(len, events)) > MAX_RAW_BYTES
+    assert record(*events, seq=20_000).head().choices == [ResumedChoice(list(range(1, 20_001)), 100_000)]
 
 
 def test_stream_without_a_digest_or_of_another_shape_cannot_go_on() -> None:
