@@ -23,7 +23,8 @@ from support.model_dirs import write_simulated
 from support.platform import PATIENCE_S, Platform, eventually
 
 NUM_STREAMS = 10
-NUM_TOKENS = 200
+NUM_TOKENS = 300
+"""At 50 ms each: longer than a busy machine takes to begin all streams, shorter than `LocalServer.stop` waits."""
 SEATS = "16"
 PATIENT = {"stop_grace_s": "60"}
 
@@ -74,7 +75,7 @@ def test_agent_with_10_live_streams_ends_them_whole_before_it_goes(cluster: Clus
     front = cluster.orchestrator()
     agent = cluster.agent(engine_max_num_seqs=SEATS, **PATIENT)
     until_alive(front, 1)
-    add_model(front, "m", write_simulated(tmp_path / "m"), token_s=0.02)
+    add_model(front, "m", write_simulated(tmp_path / "m"), token_s=0.05)
     with ThreadPoolExecutor(NUM_STREAMS) as pool:
         calls = start_streams(pool, front.url, "m")
         assert agent.stop() == 0
@@ -86,7 +87,7 @@ def test_call_during_an_agents_stop_is_answered_by_another(cluster: Cluster, tmp
     front = cluster.orchestrator()
     agent = cluster.agent(engine_max_num_seqs=SEATS, **PATIENT)
     until_alive(front, 1)
-    add_model(front, "m", write_simulated(tmp_path / "m"), token_s=0.02)
+    add_model(front, "m", write_simulated(tmp_path / "m"), token_s=0.05)
     with ThreadPoolExecutor(NUM_STREAMS + 1) as pool:
         calls = start_streams(pool, front.url, "m")
         cluster.agent()
@@ -102,7 +103,7 @@ def test_agent_that_stops_hands_its_10_streams_to_another(cluster: Cluster, tmp_
     front = cluster.orchestrator()
     agent = cluster.agent(engine_max_num_seqs=SEATS, stop_grace_s="3600")
     [leaving] = until_alive(front, 1)
-    add_model(front, "m", write_simulated(tmp_path / "m"), token_s=0.1)
+    add_model(front, "m", write_simulated(tmp_path / "m"), token_s=0.08)
     with ThreadPoolExecutor(NUM_STREAMS) as pool:
         calls = start_streams(pool, front.url, "m")
         cluster.agent(engine_max_num_seqs=SEATS)
@@ -122,7 +123,7 @@ def is_drained(front: LocalServer) -> bool:
 def test_platform_with_10_live_streams_refuses_new_calls_and_ends_those(tmp_path: Path) -> None:
     flags = {**PATIENT, "engine_max_num_seqs": SEATS}
     with Platform(tmp_path, **flags) as platform, ThreadPoolExecutor(NUM_STREAMS + 1) as pool:
-        platform.add("m", write_simulated(tmp_path / "m"), options={"token_s": 0.02})
+        platform.add("m", write_simulated(tmp_path / "m"), options={"token_s": 0.05})
         calls = start_streams(pool, platform.url, "m")
         stopped = pool.submit(platform.server.stop)
         eventually(lambda: httpx.get(f"{platform.url}/readyz").status_code == 503)
