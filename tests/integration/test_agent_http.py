@@ -73,9 +73,7 @@ async def test_call_without_the_secret_is_401(node: AgentClient, path: str, secr
         assert (await response.json())["error"]["code"] == "invalid_api_key"
 
 
-@pytest.mark.parametrize(
-    "path", ["/migrate", "/snapshot", "/restore", "/shards/a/1", "/nothing", "/v1/models"]
-)
+@pytest.mark.parametrize("path", ["/snapshot", "/restore", "/shards/a/1", "/nothing", "/v1/models"])
 async def test_reserved_and_unknown_paths_are_404(node: AgentClient, path: str) -> None:
     reply = await node.post(path, {})
     assert (reply.status, reply.code) == (404, "not_found")

@@ -216,20 +216,24 @@ async def test_cancelled_run_that_comes_late_is_refused_and_the_next_one_is_not(
     node: AgentClient, artifact: Artifact
 ) -> None:
     await node.loaded(artifact)
-    assert (await node.cancel()).body == {"cancelled": False}
-    assert (await node.infer(artifact, {"stream": True})).code == "stale_attempt"
-    assert (await node.infer(artifact, {"stream": True}, hop=1)).token_ids == expected(artifact, 8)
+    run = RunName("default", "late", seed=7)
+    assert (await node.cancel(run)).body == {"cancelled": False}
+    assert (await node.infer(artifact, {"stream": True}, request_id="late")).code == "stale_attempt"
+    later = await node.infer(artifact, {"stream": True}, request_id="late", hop=1)
+    assert later.token_ids == expected(artifact, 8)
 
 
 async def test_later_run_ends_the_earlier_one(node: AgentClient, artifact: Artifact) -> None:
     await node.loaded(artifact, options=SLOW)
     begun = asyncio.Event()
-    first = asyncio.create_task(node.infer(artifact, LONG, on_line=lambda reply: begun.set()))
+    first = asyncio.create_task(
+        node.infer(artifact, LONG, on_line=lambda reply: begun.set(), request_id="same")
+    )
     await begun.wait()
-    second = await node.infer(artifact, LONG, hop=1)
+    second = await node.infer(artifact, LONG, request_id="same", hop=1)
     assert second.token_ids == expected(artifact, 200)
     assert (await first).events[-1]["error"]["code"] == "answer_gone"
-    assert (await node.infer(artifact, LONG)).code == "stale_attempt"
+    assert (await node.infer(artifact, LONG, request_id="same")).code == "stale_attempt"
 
 
 async def test_another_tenant_does_not_get_at_an_answer(node: AgentClient, artifact: Artifact) -> None:

@@ -32,7 +32,6 @@ from support.simulated_artifact import VOCAB_SIZE
 SECRET: Final = "test-secret"
 POLL_S: Final = 0.01
 PATIENCE_S: Final = 30.0
-LAST_RUN: Final = RunName("default", "req-1", seed=7)
 CHAT: Final[list[dict[str, Any]]] = [{"role": "user", "content": "Tell me a short story."}]
 
 
@@ -99,6 +98,12 @@ class AgentClient:
         self.agent = agent
         self.url = url
         self.session = session
+        self._num_asked = 0
+
+    @property
+    def last_run(self) -> RunName:
+        """The name of the request that `infer` sent last."""
+        return RunName("default", f"req-{self._num_asked}", seed=7)
 
     async def post(self, path: str, body: object) -> Reply:
         """A JSON call with the secret."""
@@ -147,7 +152,9 @@ class AgentClient:
         **headers: Any,
     ) -> Reply:
         """`POST /infer`: a chat of `max_tokens` 8 unless `body` says otherwise. `on_line` sees a growing stream."""
-        sent = infer_headers(artifact, model, endpoint, **headers).encode() | {SECRET_HEADER: SECRET}
+        self._num_asked += 1
+        named = {"request_id": f"req-{self._num_asked}"} | headers
+        sent = infer_headers(artifact, model, endpoint, **named).encode() | {SECRET_HEADER: SECRET}
         data = infer_body(model, endpoint, body)
         async with self.session.post(f"{self.url}/infer", data=data, headers=sent) as response:
             return await _read(response, on_line)
@@ -189,14 +196,16 @@ class AgentClient:
         async with self.session.post(f"{self.url}/infer", data=data, headers=sent) as response:
             return await response.read()
 
-    async def attach(self, from_seq: int, name: RunName = LAST_RUN) -> Reply:
+    async def attach(self, from_seq: int, name: RunName | None = None) -> Reply:
         """`GET /infer/{request_id}`: the rest of a stream that runs or ran here."""
+        name = name or self.last_run
         url = f"{self.url}/infer/{name.request_id}?from={from_seq}"
         async with self.session.get(url, headers=name.encode() | {SECRET_HEADER: SECRET}) as response:
             return await _read(response)
 
-    async def cancel(self, name: RunName = LAST_RUN) -> Reply:
+    async def cancel(self, name: RunName | None = None) -> Reply:
         """`DELETE /infer/{request_id}`."""
+        name = name or self.last_run
         url = f"{self.url}/infer/{name.request_id}"
         async with self.session.delete(url, headers=name.encode() | {SECRET_HEADER: SECRET}) as response:
             return await _read(response)
