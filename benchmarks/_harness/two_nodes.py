@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small cluster for benchmarks: Redis, one orchestrator, and agents, each a process of this machine."""
+"""A small cluster for benchmarks: a store, one orchestrator, and agents, each a process of this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from serverlessllm.sdk.local_server import LocalServer
 from serverlessllm.sdk.orchestrator import Client
@@ -24,8 +24,12 @@ class Nodes:
 
     client: Client
 
-    def __init__(self, home: Path, num_agents: int, **agent_flags: str) -> None:
+    def __init__(
+        self, home: Path, num_agents: int, *, store: Literal["redis", "sqlite"] = "redis", **agent_flags: str
+    ) -> None:
+        """`store`: SQLite needs no server, where there is none. Agents get `agent_flags`."""
         self._home = home
+        self._store = store
         self._num_agents = num_agents
         self._flags = {name.replace("_", "-"): value for name, value in agent_flags.items()}
         self._stack = ExitStack()
@@ -53,7 +57,7 @@ class Nodes:
     def _start(self) -> None:
         env = {
             "SLLM_SECRET": secrets.token_hex(16),
-            "SLLM_METADATA_URL": f"redis://127.0.0.1:{self._redis()}",
+            "SLLM_METADATA_URL": self._store_url(),
         }
         self.front = LocalServer(self._home / "front", command="orchestrator", env=env)
         self._stack.callback(self.front.stop)
@@ -70,6 +74,12 @@ class Nodes:
             if time.monotonic() > deadline_s:
                 raise TimeoutError("the agents did not join")
             time.sleep(0.1)
+
+    def _store_url(self) -> str:
+        if self._store == "redis":
+            return f"redis://127.0.0.1:{self._redis()}"
+        self._home.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:{self._home / 'metadata.sqlite'}"
 
     def _redis(self) -> int:
         with socket.socket() as probe:

@@ -27,7 +27,7 @@ ANSWER_TOKENS = 100
 SLACK_TOKENS = 400
 AROUND_BEFORE, AROUND_AFTER = 2, 8
 """Ids around the handover among which the longest gap is looked for."""
-VOCABULARY = range(1000, 40_000)
+VOCABULARY = range(1000, 30_000)
 AIMS = {"p50": Aim("pause_p50_ms", "<=", 60.0), "p99": Aim("pause_p99_ms", "<", 200.0)}
 
 
