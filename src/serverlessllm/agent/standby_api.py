@@ -12,6 +12,7 @@ from serverlessllm.errors import InvalidRequestError
 from serverlessllm.wire.agent import InferHeaders
 from serverlessllm.wire.migrate import BlocksStored, MigrateRequest, RunList, decode_blocks, decode_round
 from serverlessllm.wire.openai import field_error
+from serverlessllm.wire.worker import MAX_FRAME_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +62,9 @@ class _Routes:
         return _json(await self._agent_of(request).standbys.go(_move_id(request), last))
 
     async def blocks(self, request: web.Request) -> web.Response:
-        digests, blocks = decode_blocks(await request.read())
+        # One block of a large model may be larger than any request of a client.
+        body = await request.clone(client_max_size=MAX_FRAME_BYTES).read()
+        digests, blocks = decode_blocks(body)
         num_stored = await self._agent_of(request).standbys.put_blocks(_move_id(request), digests, blocks)
         return _json(BlocksStored(num_stored))
 
