@@ -44,21 +44,18 @@ def last_event(data: bytes) -> dict[str, object]:
     return event
 
 
-def test_worker_killed_in_mid_decode_ends_its_streams_with_an_error_event(
-    platform: Platform, tmp_path: Path
-) -> None:
-    platform.add("m", write_simulated(tmp_path / "m"), options={"token_s": 0.05})
+def test_worker_killed_in_mid_decode_costs_its_clients_nothing(platform: Platform, tmp_path: Path) -> None:
+    platform.add("m", write_simulated(tmp_path / "m"), options={"token_s": 0.02})
     platform.add("other", write_simulated(tmp_path / "other", variant=1), options={"token_s": 0.02})
     with ThreadPoolExecutor(8) as pool:
-        doomed = [pool.submit(stream, platform, "m", 2000) for _ in range(3)]
+        doomed = [pool.submit(stream, platform, "m", 200) for _ in range(3)]
         spared = pool.submit(stream, platform, "other", 60)
         pid = platform.worker_pid("m")
         eventually(lambda: running(platform, "m") == 3)
         os.kill(pid, signal.SIGKILL)
         for call in doomed:
-            error = last_event(call.result())["error"]
-            assert isinstance(error, dict)
-            assert error["code"] == "worker_lost"
+            assert "error" not in last_event(call.result())
+            assert b"\nid: 200\n" in call.result()
         assert "error" not in last_event(spared.result())
     assert b"worker_lost" not in stream(platform, "m", 3)
 

@@ -85,7 +85,7 @@ class LocalServer:
                 continue
             if isinstance(document, dict) and "url" in document:
                 return str(document["url"])
-        self._running().wait()
+        self._wait(self._running())
         tail = self.log_path.read_text(errors="replace")[-2000:]
         raise ServiceError(f"sllm {self._command} did not start; end of {self.log_path}:\n{tail}")
 
