@@ -19,6 +19,7 @@ from benchmarks._harness.stats import median, percentile
 from benchmarks._harness.two_nodes import Nodes
 from benchmarks.gpu_cold_start.random_checkpoint import SEVEN_B, SMALL, write_checkpoint
 from benchmarks.migrate.run import MODEL, Case, Sample, figures, measure, warm
+from serverlessllm.errors import SllmError
 
 PERCENTS = (20, 50, 80)
 AIMS = {"p99": Aim("all_pause_p99_ms", "<", 200.0)}
@@ -47,7 +48,7 @@ def arguments() -> argparse.Namespace:
 
 
 def moves(args: argparse.Namespace, device: str) -> list[Sample]:
-    """Two agents, one model on both, one stream after the other."""
+    """Two agents, one model on both, one stream after the other. One that stays where it was is told and counted."""
     source = args.home / "hf"
     write_checkpoint(source, SMALL if args.dry_run else SEVEN_B, device)
     flags = {
@@ -62,7 +63,11 @@ def moves(args: argparse.Namespace, device: str) -> list[Sample]:
         warm(nodes, dice)
         for _ in range(args.rounds):
             for case in cases(args.contexts):
-                sample = measure(nodes, case, dice)
+                try:
+                    sample = measure(nodes, case, dice)
+                except (RuntimeError, SllmError) as error:
+                    print(json.dumps({"case": case.name, "not_moved": str(error)}), flush=True)
+                    continue
                 samples.append(sample)
                 told = {"pause_ms": round(sample.pause_ms, 1), "itl_ms": round(sample.itl_ms, 1)}
                 print(json.dumps({"case": case.name, **told}), flush=True)
@@ -83,6 +88,7 @@ def main() -> int:
     pauses_ms = [sample.pause_ms for sample in samples]
     found = figures(samples)
     found |= {"all_pause_p50_ms": median(pauses_ms), "all_pause_p99_ms": percentile(pauses_ms, 99)}
+    found["num_not_moved"] = float(args.rounds * len(cases(args.contexts)) - len(samples))
     report = Report("gpu_migration", conditions, found, AIMS)
     report.print()
     if args.save is not None:
