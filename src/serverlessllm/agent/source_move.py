@@ -122,9 +122,10 @@ class SourceMove:
             sent = self._round(self._inference())
             self._status = await self._client.round(self.asked.move_id, sent)
             self._note_sent(sent)
+            if self.answer.inference is not None:
+                await self._copy.run(self.answer.inference, self._status)
             if self.answer.inference is None:
-                return
-            await self._copy.run(self.answer.inference, self._status)
+                return  # it has ended, perhaps during the copy
             verdict = self._rounds.next(self._num_left(self.answer.inference))
             if verdict == "give_up":
                 raise MigrationRefusedError("the destination computes slower than the source", source="agent")
