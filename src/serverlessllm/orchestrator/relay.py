@@ -104,11 +104,12 @@ class Relay:
                     if relay.moving is not None:
                         raise Moved(relay.moving)
                     continue
+                record.prompt_digest = relay.prompt_digest or record.prompt_digest
                 if relay.is_done:
                     events = await self._without_error(events)
                 if not has_begun:
                     has_begun = True
-                    self._begin(relay, response)
+                    self._begin(response)
                     silence.watch()
                 record.seq = relay.seq or record.seq
                 self._metrics.progressed(exchange.timeline, record.seq)
@@ -154,10 +155,9 @@ class Relay:
         self._has_seen = not events
         return events
 
-    def _begin(self, relay: StreamRelay, response: UpstreamResponse) -> None:
+    def _begin(self, response: UpstreamResponse) -> None:
         """The run's first events are there."""
         call = self._call
-        self._record.prompt_digest = relay.prompt_digest or self._record.prompt_digest
         if not self._exchange.has_begun:
             self._exchange.note_first_token(response.headers)
         if call.cut is not None:
